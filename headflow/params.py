@@ -1,0 +1,212 @@
+"""params.yaml: its schema, checked whole at the door of every stage, with errors that name the key."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from headflow.datasets.scenes.settings import SceneSettings
+from headflow.errors import HeadflowError
+from headflow.models.embedded.recipe import Recipe
+
+QuestionKind = Literal["object", "colour", "count", "colour_of", "exists", "description"]
+Baseline = Literal["mean", "blank", "swap", "closed"]
+Design = Literal["auto", "bernoulli", "antithetic", "foldover_hadamard", "single"]
+Estimator = Literal["auto", "ridge", "lasso", "foldover"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+EMBEDDED = "embedded"
+
+
+class Group(BaseModel):
+    """A group of params: no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ExamplesParams(Group):
+    """Which pictures and questions (stage prepare_examples)."""
+
+    source: Literal["scenes"] = Field("scenes", description="where examples come from")
+    questions: list[QuestionKind] = Field(["object"], min_length=1, description="question kinds asked about each scene")
+    count: int = Field(48, ge=2, le=100_000, description="scenes to explain")
+    references: int = Field(64, ge=2, le=10_000, description="further scenes, for the baselines only")
+    seed: Seed = Field(0, description="seed of the scenes")
+    scenes: SceneSettings = Field(default_factory=SceneSettings, description="how scenes are rendered")
+
+    @model_validator(mode="after")
+    def _no_repeated_question(self) -> "ExamplesParams":
+        if len(set(self.questions)) < len(self.questions):
+            raise ValueError("a question kind is listed twice")
+        return self
+
+
+class ModelParams(Group):
+    """One model (stage prepare_model); the key that it stands under names its stages and folders."""
+
+    id: str = Field(EMBEDDED, min_length=1, description="'embedded' (ships with headflow), a local folder, or a Hugging Face id")
+    revision: str | None = Field(None, description="commit, tag or branch on the hub")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="number format of weights and runs")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes the first GPU if there is one")
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+    source: Literal["shipped", "train"] = Field("shipped", description="embedded model only: take the shipped checkpoint or train anew")
+    recipe: Recipe | None = Field(None, description="embedded model only: how it is trained; null = as the shipped one was")
+
+    @model_validator(mode="after")
+    def _recipe_only_for_embedded(self) -> "ModelParams":
+        if self.id != EMBEDDED and (self.recipe is not None or self.source != "shipped"):
+            raise ValueError("`recipe` and `source` belong to models with id 'embedded' only")
+        return self
+
+
+class FeaturesParams(Group):
+    """What is captured of each example (stage extract_features)."""
+
+    target: Literal["logit", "logprob", "margin"] = Field("logit", description="what is explained, at the last prompt position, of the true answer's first token")
+    only_correct: bool = Field(True, description="explain only examples that the stock model answers correctly")
+    baseline: Baseline = Field("mean", description="what an ablated head reads at image positions")
+    seed: Seed = Field(0, description="seed of the choice of swap partners")
+
+
+class MasksParams(Group):
+    """Which heads are ablated together (stage sample_masks)."""
+
+    design: Design = Field("auto", description="how fit masks are drawn; auto takes the best for the budget")
+    count: int = Field(256, ge=4, le=1_000_000, description="fit masks per example")
+    held_out: int = Field(128, ge=8, le=100_000, description="independent Bernoulli masks that judge the fit")
+    ablation_probability: float = Field(0.5, gt=0.0, lt=1.0, description="chance that a head is ablated (bernoulli and antithetic)")
+    seed: Seed = Field(0, description="seed of the masks; mask i depends on it and on i alone")
+
+
+class AblationParams(Group):
+    """How the masked runs are done (stage run_ablations); none of it changes a result."""
+
+    batch_size: int | Literal["auto"] = Field("auto", description="masked forwards at once; auto finds the fastest that fits")
+    store: str = Field(".headflow/results.sqlite", min_length=1, description="where finished work is kept between runs")
+
+    @model_validator(mode="after")
+    def _positive_batch(self) -> "AblationParams":
+        if self.batch_size != "auto" and self.batch_size < 1:
+            raise ValueError("batch_size must be 'auto' or at least 1")
+        return self
+
+
+class FitParams(Group):
+    """How attributions are estimated (stage fit_attributions)."""
+
+    estimator: Estimator = Field("auto", description="auto: foldover where masks come in complementary pairs, else ridge")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
+    seed: Seed = Field(0, description="seed of bootstrap draws")
+
+
+class ClustersParams(Group):
+    """How heads are grouped and what separates the examples (stage cluster_heads)."""
+
+    max_clusters: int = Field(8, ge=2, le=50, description="most clusters tried; the number with the best silhouette is taken")
+    coverage: float = Field(0.95, gt=0.0, le=1.0, description="heads are clustered until they hold this share of the summed |attribution|")
+    neighbours: int = Field(3, ge=1, le=50, description="nearest neighbours of the purity")
+    permutations: int = Field(999, ge=19, le=100_000, description="label permutations behind each p-value")
+    seed: Seed = Field(0, description="seed of clustering and permutations")
+
+
+class ReportParams(Group):
+    """What the report shows (stage render_report)."""
+
+    title: str = Field("Which heads carry the picture into the words?", min_length=1, description="title of the page")
+    scenes: int = Field(12, ge=1, le=100, description="scenes shown with the model's answers")
+
+
+class Params(Group):
+    """The whole of params.yaml."""
+
+    examples: ExamplesParams = Field(default_factory=ExamplesParams)
+    models: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")], ModelParams] = Field(min_length=1)
+    features: FeaturesParams = Field(default_factory=FeaturesParams)
+    masks: MasksParams = Field(default_factory=MasksParams)
+    ablation: AblationParams = Field(default_factory=AblationParams)
+    fit: FitParams = Field(default_factory=FitParams)
+    clusters: ClustersParams = Field(default_factory=ClustersParams)
+    report: ReportParams = Field(default_factory=ReportParams)
+
+    def model(self, key: str) -> ModelParams:
+        """The model under ``key``.
+
+        Raises:
+            HeadflowError: there is no such key.
+        """
+        if key not in self.models:
+            raise HeadflowError(f"models.{key}: no such model; params.yaml has {', '.join(self.models)}{_nearest(key, self.models)}")
+        return self.models[key]
+
+
+def read_params(path: Path) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        HeadflowError: one line that names the file, the key, its value, what is allowed and the nearest valid key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HeadflowError(f"{path}: missing; run from the project's folder") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise HeadflowError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise HeadflowError(f"{path}: expected groups of params such as `masks:`, found {content!r}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise HeadflowError(f"{path}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    """One fault of a validation error: key, value, what is allowed."""
+    places = [str(place) for place in error["loc"] if place != "[key]"]
+    places = [place for place in places if not place.startswith(("literal[", "constrained-", "function-"))]
+    if places and places[-1] in ("int", "float", "str"):
+        places.pop()  # the branch of a union, not a key
+    key = ".".join(places) or "params"
+    if error["type"] == "extra_forbidden":
+        siblings = _group_at(places[:-1])
+        return f"unknown key {key} = {error['input']!r}; {'.'.join(places[:-1]) or 'the file'} takes {', '.join(siblings)}{_nearest(places[-1], siblings)}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    field = _field_at(places)
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{meaning}"
+
+
+def _nearest(key: str, valid: Any) -> str:
+    close = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _group_at(places: list[str]) -> list[str]:
+    """The keys that the group at ``places`` takes."""
+    group: Any = Params
+    for place in places:
+        group = _groups_in(group.model_fields[place].annotation if place in group.model_fields else None) or group
+    return list(group.model_fields)
+
+
+def _field_at(places: list[str]) -> Any:
+    group: Any = Params
+    field = None
+    for place in places:
+        if place not in group.model_fields:
+            continue
+        field = group.model_fields[place]
+        group = _groups_in(field.annotation) or group
+    return field
+
+
+def _groups_in(annotation: Any) -> Any:
+    """The group of params inside an annotation such as ``dict[str, ModelParams]`` or ``Recipe | None``."""
+    if isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, BaseModel):
+        return annotation
+    for part in get_args(annotation):
+        if (found := _groups_in(part)) is not None:
+            return found
+    return None

@@ -1,0 +1,39 @@
+"""The door of every stage: read the params, run, and turn foreseeable mistakes into one line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Spinning OpenMP threads cost seconds a step beside a busy neighbour; read when torch is imported, so set before.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+from headflow.errors import HeadflowError  # noqa: E402
+from headflow.params import Params, read_params  # noqa: E402
+
+
+def enter(stage: Callable[..., None], *, per_model: bool = True) -> None:
+    """Run ``stage(params)`` or, where ``per_model``, ``stage(params, key)`` for the model named on the command line.
+
+    Exit status: 0 done, 1 a mistake that the message explains, 130 stopped by Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(description=(sys.modules[stage.__module__].__doc__ or "").strip())
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params file (default: params.yaml)")
+    if per_model:
+        parser.add_argument("model", help="a key of `models` in the params file")
+    arguments = parser.parse_args()
+    try:
+        params: Params = read_params(arguments.params)
+        if per_model:
+            params.model(arguments.model)
+            stage(params, arguments.model)
+        else:
+            stage(params)
+    except HeadflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("stopped; finished work is kept, run the same command again to continue", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,39 @@
+"""Where the stages keep their files; dvc.yaml names the same places."""
+
+from pathlib import Path
+
+DATA = Path("data")
+REPORTS = Path("reports")
+EXAMPLES = DATA / "examples.parquet"
+
+
+def model_dir(model: str) -> Path:
+    return DATA / "models" / model
+
+
+def features_dir(model: str) -> Path:
+    return DATA / "features" / model
+
+
+def masks(model: str) -> Path:
+    return DATA / "masks" / f"{model}.parquet"
+
+
+def targets(model: str) -> Path:
+    return DATA / "targets" / f"{model}.parquet"
+
+
+def attributions_dir(model: str) -> Path:
+    return DATA / "attributions" / model
+
+
+def clusters_dir(model: str) -> Path:
+    return DATA / "clusters" / model
+
+
+def report_dir(model: str) -> Path:
+    return REPORTS / model
+
+
+def metrics(stage: str, model: str | None = None) -> Path:
+    return REPORTS / "metrics" / (f"{stage}_{model}.json" if model else f"{stage}.json")
