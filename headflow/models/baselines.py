@@ -1,0 +1,134 @@
+"""What an ablated head reads at image positions in place of the picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headflow.errors import HeadflowError
+from headflow.files import write_atomically
+from headflow.models.capture import Capture
+
+GREY = (128, 128, 128)
+
+
+@dataclass
+class Baseline:
+    """Baseline keys and values at image positions (Kim et al. 2025, head ablation).
+
+    Attributes:
+        kind: ``mean`` (over reference pictures), ``blank`` (a uniform grey picture), ``swap`` (another picture) or
+            ``closed`` (none: the edge is cut and attention renormalises).
+        keys, values: per layer ``[kv_heads, image, head_dim]``, after RoPE; empty for ``closed``.
+        start: position of the first image token; keys carry their position, so it has to match the example's.
+        pictures: pictures that went into it.
+    """
+
+    kind: str
+    keys: list[Float[Tensor, "kv_heads image head_dim"]]
+    values: list[Float[Tensor, "kv_heads image head_dim"]]
+    start: int = 0
+    pictures: int = 0
+
+    @property
+    def reads(self) -> str:
+        """What a gate with this baseline reads where it cuts."""
+        return "baseline" if self.keys else "nothing"
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all its numbers."""
+        digest = hashlib.sha256(self.kind.encode())
+        for tensor in (*self.keys, *self.values):
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def check_fits(self, capture: Capture) -> None:
+        """Raise HeadflowError unless this baseline stands at the same positions as the example's picture."""
+        if not self.keys:
+            return
+        image = capture.image
+        if self.start != image.start or self.keys[0].shape[1] != image.stop - image.start:
+            raise HeadflowError(
+                f"baseline {self.kind!r} covers {self.keys[0].shape[1]} image positions from {self.start}, the example {image.stop - image.start} from "
+                f"{image.start}: references must have the example's image size, or use `baseline: blank` or `closed`"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors: ``keys`` and ``values``, ``[layers, kv_heads, image, head_dim]``."""
+        tensors = {"keys": torch.stack(self.keys).cpu().contiguous(), "values": torch.stack(self.values).cpu().contiguous()} if self.keys else {}
+        metadata = {"kind": self.kind, "start": str(self.start), "pictures": str(self.pictures)}
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Baseline:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            HeadflowError: the file is missing, truncated or something else.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name).to(device, dtype) for name in file.keys()}  # noqa: SIM118
+                return cls(
+                    kind=metadata["kind"],
+                    keys=list(tensors["keys"]) if tensors else [],
+                    values=list(tensors["values"]) if tensors else [],
+                    start=int(metadata["start"]),
+                    pictures=int(metadata["pictures"]),
+                )
+        except FileNotFoundError:
+            raise HeadflowError(f"{path}: missing; run `dvc repro` to make it") from None
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise HeadflowError(f"{path}: not a readable baseline file ({error}); delete it and run `dvc repro` again") from None
+
+
+def closed_baseline() -> Baseline:
+    """No baseline: ablated heads read nothing at image positions (attention knockout, Kaduri et al. 2025)."""
+    return Baseline("closed", [], [])
+
+
+def swap_baseline(other: Capture, kind: str = "swap") -> Baseline:
+    """The keys and values of another picture."""
+    keys, values = other.image_keys_values()
+    return Baseline(kind, keys, values, start=other.image.start, pictures=1)
+
+
+def blank_baseline(capture: Capture) -> Baseline:
+    """Those of a uniform grey picture of the example's size."""
+    grey = Image.new("RGB", capture.picture.size, GREY)
+    return swap_baseline(capture.lvlm.capture(grey, capture.question), "blank")
+
+
+def mean_baseline(captures: Iterable[Capture]) -> Baseline:
+    """Mean over reference pictures, per layer, key head and position; one capture is held at a time.
+
+    Raises:
+        HeadflowError: there is no reference, or references differ in the place or number of image tokens.
+    """
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+    count, start, dtype = 0, 0, torch.float32
+    for capture in captures:
+        k, v = capture.image_keys_values()
+        if not count:
+            keys, values = [x.double() for x in k], [x.double() for x in v]
+            start, dtype = capture.image.start, k[0].dtype
+        elif start != capture.image.start or keys[0].shape != k[0].shape:
+            raise HeadflowError("the mean baseline needs references of one image size; resize them, or use `baseline: blank` or `closed`")
+        else:
+            for total, x in zip((*keys, *values), (*k, *v), strict=True):
+                total += x.double()
+        count += 1
+    if not count:
+        raise HeadflowError("the mean baseline needs at least one reference picture")
+    return Baseline("mean", [x.div(count).to(dtype) for x in keys], [x.div(count).to(dtype) for x in values], start=start, pictures=count)

@@ -1,0 +1,221 @@
+"""Load any vision-language model of transformers and ask it about a picture; one path for every family."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache, PreTrainedModel
+
+from headflow.errors import HeadflowError
+from headflow.models.capture import Capture
+from headflow.prompts import chat, image_span, token_roles
+
+Picture = Image.Image | UInt8[np.ndarray, "height width 3"] | bytes | str | Path
+
+
+@dataclass
+class LVLM:
+    """A vision-language model with its processor.
+
+    Attributes:
+        model: the whole model, weights frozen.
+        processor: its processor.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+        self.decoder: PreTrainedModel = self.model.get_decoder()
+        config = self.decoder.config
+        self.layers: int = config.num_hidden_layers
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.image_token: int = self.model.config.image_token_id
+        # The fastest number of masked forwards at once, found by the first run that looks for it.
+        self.best_batch: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def inputs(self, pictures: Sequence[Picture], question: str, answer: str | None = None) -> dict[str, Tensor]:
+        """Model inputs for one question about each of several pictures of one size."""
+        text = chat(self.processor, question, answer)
+        batch = self.processor(images=[open_picture(p) for p in pictures], text=[text] * len(pictures), return_tensors="pt")
+        return {k: v.to(self.device, self.dtype if v.is_floating_point() else None) for k, v in batch.items() if isinstance(v, Tensor)}
+
+    @torch.no_grad()
+    def capture(self, picture: Picture, question: str) -> Capture:
+        """Run the stock model once and keep all that masked runs need.
+
+        Raises:
+            HeadflowError: the picture cannot be read, or the prompt has no picture or no question in it.
+        """
+        inputs = self.inputs([picture], question)
+        ids = inputs["input_ids"][0].tolist()
+        span = image_span(ids, self.image_token)
+        pieces = self._pieces(ids)
+        roles = token_roles(pieces, span, question)
+        merged: dict[str, Any] = {}
+
+        def remember(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            merged.update(kwargs)
+
+        # Not DynamicCache(config=...): sliding-window layers would keep only their window.
+        cache = DynamicCache()
+        self._forget_positions()
+        handle = self.decoder.register_forward_pre_hook(remember, with_kwargs=True)
+        try:
+            output = self.model(**inputs, past_key_values=cache, use_cache=True)
+        finally:
+            handle.remove()
+        embeddings = merged["inputs_embeds"]
+        positions = merged.get("position_ids")
+        if positions is None:
+            positions = torch.arange(len(ids), device=embeddings.device)[None]
+        return Capture(
+            lvlm=self,
+            question=question,
+            picture=open_picture(picture),
+            input_ids=ids,
+            pieces=pieces,
+            roles=roles,
+            image=span,
+            embeddings=embeddings,
+            position_ids=positions,
+            keys=[layer.keys[0, :, : span.stop].contiguous() for layer in cache.layers],
+            values=[layer.values[0, :, : span.stop].contiguous() for layer in cache.layers],
+            logits=output.logits[0, -1].float(),
+        )
+
+    @torch.no_grad()
+    def prefix_only(self, capture: Capture) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values per layer of a run that ends with the image span; equal to the capture's if no later token reaches back."""
+        cache = DynamicCache()
+        self._forget_positions()
+        stop = capture.image.stop
+        self.model(
+            inputs_embeds=capture.embeddings[:, :stop], position_ids=capture.position_ids[..., :stop], past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        return [layer.keys[0] for layer in cache.layers], [layer.values[0] for layer in cache.layers]
+
+    @torch.no_grad()
+    def answer(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[str]:
+        """What the stock model answers, decoded greedily; one text a picture."""
+        inputs = self.inputs(pictures, question)
+        self._forget_positions()
+        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def answer_token(self, question: str, answer: str) -> int:
+        """Id of the first token of ``answer`` when it follows the prompt.
+
+        Raises:
+            HeadflowError: the answer tokenises to nothing, or to an unknown token.
+        """
+        tokenizer = self.processor.tokenizer
+        prompt = tokenizer(chat(self.processor, question))["input_ids"]
+        # A space first, as the answer follows the role's colon; tokenizers that have no use for it drop it.
+        whole = tokenizer(chat(self.processor, question, " " + answer))["input_ids"]
+        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokenizer(answer, add_special_tokens=False)["input_ids"]
+        if not rest:
+            raise HeadflowError(f"the answer {answer!r} tokenises to nothing")
+        if rest[0] == tokenizer.unk_token_id:
+            raise HeadflowError(f"the answer {answer!r} begins with a token that this model does not know")
+        return rest[0]
+
+    @torch.no_grad()
+    def image_features(self, picture: Picture, question: str) -> Float[Tensor, " features"]:
+        """Mean over the vision tower's last hidden states of one picture: how it looks to the model before any language."""
+        tower = self.model.get_encoder(modality="image") if hasattr(self.model, "get_encoder") else None
+        if tower is None or tower is self.model:
+            raise HeadflowError("this model does not say which part of it is the vision tower")
+        seen: list[Tensor] = []
+
+        def remember(module: torch.nn.Module, args: tuple, output: Any) -> None:
+            state = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
+            seen.append(state.reshape(-1, state.shape[-1]).float().mean(0))
+
+        handle = tower.register_forward_hook(remember)
+        try:
+            self.model(**self.inputs([picture], question), logits_to_keep=1)
+        finally:
+            handle.remove()
+        return torch.stack(seen).mean(0)
+
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self.processor.tokenizer.decode([token]) for token in ids]
+
+    def _forget_positions(self) -> None:
+        """The Qwen-VL families keep the last prompt's position offset between calls."""
+        inner = getattr(self.model, "model", None)
+        if hasattr(inner, "rope_deltas"):
+            inner.rope_deltas = None
+
+
+def load(
+    source: str | Path, *, revision: str | None = None, dtype: str = "float32", device: str = "auto", trust_remote_code: bool = False
+) -> LVLM:
+    """Load a model from a folder, from the Hugging Face hub, or ``"embedded"``, the small one that ships with headflow.
+
+    Args:
+        source: folder, hub id, or ``"embedded"``.
+        revision: commit, tag or branch on the hub.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        device: ``cpu``, ``cuda``, ``cuda:1`` …; ``auto`` takes the first GPU if there is one.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Raises:
+        HeadflowError: the model cannot be found or loaded, or the device does not exist.
+    """
+    if source == "embedded":
+        from headflow.models.embedded.shipped import CHECKPOINT, verify
+
+        verify()
+        source = CHECKPOINT
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise HeadflowError(f"device {device!r} was asked for, but torch sees no GPU; use `device: auto` or `cpu`")
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        processor = AutoProcessor.from_pretrained(source, **options)
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise HeadflowError(f"model {str(source)!r} cannot be loaded: {reason}") from error
+    return LVLM(model.to(device), processor)
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """An RGB image from a file, PNG or JPEG bytes, an array or an image.
+
+    Raises:
+        HeadflowError: the file is missing, truncated or not a picture.
+    """
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(picture).convert("RGB")
+    name = "image bytes" if isinstance(picture, bytes) else str(picture)
+    try:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+            return opened.convert("RGB")
+    except FileNotFoundError:
+        raise HeadflowError(f"{name}: there is no such picture") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise HeadflowError(f"{name}: not a readable picture ({error})") from None
