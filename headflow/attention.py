@@ -227,7 +227,7 @@ def _weigh(
     def rows_by_key_head(rows: Tensor) -> Tensor:
         """[batch, heads, queries] → [kv_heads, batch, group, queries, 1], sizes of 1 kept."""
         if rows.shape[1] == 1:
-            return rows.transpose(0, 1)[:, :, :, :, None]
+            return rows.transpose(0, 1)[:, :, None, :, None]
         return rows.reshape(rows.shape[0], kv_heads, -1, rows.shape[2]).transpose(0, 1)[..., None]
 
     simple = len(cuts) == 1 and cuts[0][0].keys is None

@@ -1,0 +1,145 @@
+"""Many masks over one captured example: targets, and their change for every gate at once."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headflow.batching import automatic_batch, run_in_batches
+from headflow.errors import HeadflowError
+from headflow.gates import Gate, ablate_heads
+from headflow.models.baselines import Baseline, blank_baseline
+from headflow.models.capture import Capture
+from headflow.suffix import make_bank, prepared, run_suffix
+from headflow.targets import Target
+
+Masks = Bool[np.ndarray, "masks layers heads"] | Float[np.ndarray, "masks layers heads"] | Tensor
+BatchSize = int | Literal["auto"]
+
+
+def run_masks(
+    capture: Capture,
+    masks: Masks,
+    *,
+    baseline: Baseline | None = None,
+    target: Target | None = None,
+    batch_size: BatchSize = "auto",
+) -> Float[np.ndarray, " masks"]:
+    """The target under each mask (Kim et al. 2025, head ablation).
+
+    Args:
+        capture: the example.
+        masks: 1 = head intact, 0 = head ablated: it reads the baseline at every image position, for every suffix query;
+            values between mix the two outputs.
+        baseline: what ablated heads read; None = a uniform grey picture.
+        target: what is measured; None = the logit of the model's own first answer token.
+        batch_size: masked forwards at once.
+
+    Returns:
+        f for each mask, float32, logits or nats.
+
+    Raises:
+        HeadflowError: masks of the wrong shape or outside 0..1, a baseline for other positions, or too little memory.
+    """
+    results = np.empty(len(masks), np.float32)
+    for start, stop, values in stream_masks(capture, masks, baseline=baseline, target=target, batch_size=batch_size):
+        results[start:stop] = values
+    return results
+
+
+def stream_masks(
+    capture: Capture,
+    masks: Masks,
+    *,
+    baseline: Baseline | None = None,
+    target: Target | None = None,
+    batch_size: BatchSize = "auto",
+) -> Iterator[tuple[int, int, Float[np.ndarray, " batch"]]]:
+    """:func:`run_masks`, batch by batch: yields (start, stop, targets) in order as they are done."""
+    lvlm = capture.lvlm
+    masks = _as_tensor(masks)
+    if masks.ndim != 3 or tuple(masks.shape[1:]) != (lvlm.layers, lvlm.heads):
+        raise HeadflowError(f"masks have shape {tuple(masks.shape)}, expected (masks, {lvlm.layers} layers, {lvlm.heads} heads)")
+    baseline = blank_baseline(capture) if baseline is None else baseline
+    target = Target("logit", capture.greedy_token()) if target is None else target
+    bank = make_bank(capture, baseline)
+
+    def work(start: int, stop: int) -> Float[Tensor, " batch"]:
+        with torch.no_grad():
+            gate = ablate_heads(masks[start:stop].to(lvlm.device), baseline.reads)
+            logits, _ = run_suffix(capture, bank, [gate])
+            return target(logits[:, -1]).expand(stop - start).cpu()
+
+    batch = automatic_batch(capture) if batch_size == "auto" else batch_size
+    with prepared(capture):
+        for start, stop, values in run_in_batches(work, len(masks), batch, capture):
+            yield start, stop, values.numpy()
+
+
+def run_gates(
+    capture: Capture, gates: Sequence[Gate], *, baseline: Baseline | None = None, target: Target | None = None
+) -> Float[Tensor, " batch"]:
+    """The target under any gates, in one batch; differentiable in their factors.
+
+    Args:
+        capture: the example.
+        gates: the cuts; those that tell forwards apart must agree on their number.
+        baseline: what gates with ``reads="baseline"`` read; None = a uniform grey picture, where one is needed.
+        target: what is measured; None = the logit of the model's own first answer token.
+
+    Raises:
+        HeadflowError: a gate or the baseline does not fit the example.
+    """
+    device = capture.lvlm.device
+    gates = [gate.to(device, torch.float32) for gate in gates]
+    if baseline is None and any(gate.reads == "baseline" for gate in gates):
+        baseline = blank_baseline(capture)
+    if baseline is not None and not baseline.keys and any(gate.reads == "baseline" for gate in gates):
+        raise HeadflowError("a gate reads the baseline, but the baseline is 'closed'; use reads='nothing'")
+    bank = make_bank(capture, baseline) if baseline is not None else make_bank(capture, Baseline("closed", [], []))
+    target = Target("logit", capture.greedy_token()) if target is None else target
+    with prepared(capture):
+        logits, _ = run_suffix(capture, bank, gates)
+    return target(logits[:, -1])
+
+
+def gate_gradients(
+    capture: Capture,
+    masks: Masks,
+    *,
+    baseline: Baseline | None = None,
+    target: Target | None = None,
+    batch_size: BatchSize = "auto",
+) -> tuple[Float[np.ndarray, " masks"], Float[np.ndarray, "masks layers heads"]]:
+    """The target at each mask and its derivative for every head's gate, by one forward and one backward pass.
+
+    With a head's output g·o(real) + (1 − g)·o(baseline), ∂f/∂g is taken along the exact difference of its two outputs.
+    At the intact model this is attribution patching; averaged over random complementary corners it estimates the same
+    quantity as the regression on masks.
+
+    Returns:
+        f, and ∂f/∂g for every head, in target units.
+    """
+    lvlm = capture.lvlm
+    baseline = blank_baseline(capture) if baseline is None else baseline
+    target = Target("logit", capture.greedy_token()) if target is None else target
+    bank = make_bank(capture, baseline)
+    corners = _as_tensor(masks).float()
+    batch = automatic_batch(capture) if batch_size == "auto" else batch_size
+    targets, gradients = [], []
+    with prepared(capture), torch.enable_grad():
+        for start in range(0, len(corners), batch):
+            gate = corners[start : start + batch].to(lvlm.device).requires_grad_(True)
+            logits, _ = run_suffix(capture, bank, [ablate_heads(gate, baseline.reads)])
+            values = target(logits[:, -1])
+            (gradient,) = torch.autograd.grad(values.sum(), gate)
+            targets.append(values.detach().cpu())
+            gradients.append(gradient.cpu())
+    return torch.cat(targets).numpy(), torch.cat(gradients).numpy()
+
+
+def _as_tensor(masks: Masks) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(masks)) if isinstance(masks, np.ndarray) else masks

@@ -1,0 +1,93 @@
+"""How many masked forwards run at once, and on how many threads; none of it changes a result beyond rounding."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from headflow.errors import HeadflowError
+from headflow.models.capture import Capture
+
+T = TypeVar("T")
+# Rows (masks × suffix tokens) of one batch. On a CPU, activations of about this many rows stay in its caches.
+_CPU_ROWS = 640
+_GPU_MEMORY_SHARE = 0.3
+_MOST_MASKS = 1024
+
+
+def automatic_batch(capture: Capture) -> int:
+    """Masked forwards at once: a rule of shapes and total memory alone, so that the same run is the same twice."""
+    if capture.lvlm.device.type != "cuda":
+        return max(4, min(256, _CPU_ROWS // capture.suffix))
+    config = capture.lvlm.decoder.config
+    keys = capture.prefix + (capture.image.stop - capture.image.start) + capture.suffix
+    wide = 12 * config.hidden_size + 3 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    row_bytes = wide * capture.lvlm.dtype.itemsize + 3 * config.num_attention_heads * keys * 4
+    total = torch.cuda.get_device_properties(capture.lvlm.device).total_memory
+    return int(max(1, min(_MOST_MASKS, _GPU_MEMORY_SHARE * total // (row_bytes * capture.suffix))))
+
+
+def run_in_batches(work: Callable[[int, int], T], total: int, batch: int, capture: Capture) -> Iterator[tuple[int, int, T]]:
+    """``work(start, stop)`` over ``total`` masks; yields (start, stop, result) in order.
+
+    On a CPU, batches run side by side, one thread each: the small products of a suffix pass gain far more from that
+    than from splitting each of them. Where memory runs out the batch is halved and the run goes on.
+
+    Raises:
+        HeadflowError: one mask alone does not fit into memory.
+    """
+    spans = [(start, min(start + batch, total)) for start in range(0, total, batch)]
+    workers = min(torch.get_num_threads(), len(spans)) if capture.lvlm.device.type == "cpu" else 1
+    if workers <= 1:
+        for start, stop in spans:
+            yield start, stop, _halving(work, start, stop)
+        return
+    with _threads_shared(workers) as pool:
+        # A few batches ahead, no more: finished results wait in memory.
+        waiting = {}
+        ahead = 0
+        for index, (start, stop) in enumerate(spans):
+            while ahead < len(spans) and ahead < index + 2 * workers:
+                waiting[ahead] = pool.submit(_halving, work, *spans[ahead])
+                ahead += 1
+            yield start, stop, waiting.pop(index).result()
+
+
+def _halving(work: Callable[[int, int], T], start: int, stop: int) -> T:
+    try:
+        return work(start, stop)
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if stop - start == 1:
+            raise HeadflowError(
+                "out of memory with a single masked forward: use a smaller model or picture, bfloat16, or a device with more memory"
+            ) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = (start + stop) // 2
+    return torch.cat([_halving(work, start, middle), _halving(work, middle, stop)])  # type: ignore[return-value,list-item]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _threads_shared(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose workers share out torch's threads; the caller's own setting is restored."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, before // workers),))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def cpu_threads() -> int:
+    """Threads that torch may use here."""
+    return torch.get_num_threads() or os.cpu_count() or 1

@@ -1,0 +1,97 @@
+"""Four checks that an intervention is real, run on the actual model and data before any ablation run."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headflow.errors import HeadflowError
+from headflow.gates import ablate_heads
+from headflow.models.baselines import closed_baseline, swap_baseline
+from headflow.models.capture import Capture
+from headflow.suffix import make_bank, prepared, run_suffix
+
+# Largest relative difference that rounding explains. In half precision a shared prefix and a full sequence differ by up
+# to a few per cent of the largest logit.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+LEAST_EFFECT = 1e-3
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What the checks measured, all relative to the largest logit (or key) of the stock model.
+
+    Attributes:
+        identity: nothing ablated, against the stock forward.
+        swap: all heads ablated with another picture's keys and values, against the stock forward on that picture.
+        prefix: prefix keys and values of a run that ends with the picture, against those of the full run.
+        effect: how far ablating all heads moves the logits.
+        tolerance: what the first three may reach.
+    """
+
+    identity: float
+    swap: float
+    prefix: float
+    effect: float
+    tolerance: float
+
+
+@torch.no_grad()
+def check_intervention(capture: Capture, other: Capture) -> Checks:
+    """Run the four checks with two different pictures and the same question.
+
+    Raises:
+        HeadflowError: a check fails; the message says which, by how much, and what it means.
+    """
+    if capture.input_ids != other.input_ids:
+        raise HeadflowError("the checks need two pictures that give the same prompt tokens: use pictures of one size")
+    model, tolerance = capture.lvlm, TOLERANCE[capture.lvlm.dtype]
+    everything = torch.ones(1, model.layers, model.heads, device=model.device)
+    name = type(model.model).__name__
+
+    # Prefix first: where it fails, the other checks would fail for that reason and hide it.
+    keys, values = model.prefix_only(capture)
+    prefix = max(_relative(part, whole) for part, whole in zip((*keys, *values), (*capture.keys, *capture.values), strict=True))
+    if not prefix <= tolerance:
+        raise HeadflowError(
+            f"prefix check failed for {name}: keys and values before the end of the picture change by {prefix:.2g} (allowed {tolerance:.0e}) when the text "
+            "after it is left out, so later tokens reach back and one prefix cannot be shared between masks; this model is not supported"
+        )
+
+    swapped = swap_baseline(other)
+    bank = make_bank(capture, swapped)
+    with prepared(capture):
+        intact, state = run_suffix(capture, bank, [ablate_heads(everything)])
+        if sorted(state.fired) != list(range(model.layers)):
+            raise HeadflowError(
+                f"effect check failed for {name}: the attention function ran in layers {state.fired}, expected each of {model.layers} layers once; "
+                "the model does not take its attention from transformers' AttentionInterface"
+            )
+        identity = _relative(intact[0, -1], capture.logits)
+        if not identity <= tolerance:
+            raise HeadflowError(
+                f"identity check failed for {name}: with nothing ablated the logits differ from the stock model's by {identity:.2g} of the largest "
+                f"(allowed {tolerance:.0e}); positions, mask or scaling are not what the model uses"
+            )
+        ablated, _ = run_suffix(capture, bank, [ablate_heads(0 * everything)])
+        swap = _relative(ablated[0, -1], other.logits)
+        if not swap <= tolerance:
+            raise HeadflowError(
+                f"swap check failed for {name}: with every head reading another picture the logits differ from the stock model's on that picture by "
+                f"{swap:.2g} of the largest (allowed {tolerance:.0e}); the picture reaches the text by a way that the gates do not cut"
+            )
+        closed = make_bank(capture, closed_baseline())
+        blind, _ = run_suffix(capture, closed, [ablate_heads(0 * everything, "nothing")])
+    effect = max(_relative(ablated[0, -1], capture.logits), _relative(blind[0, -1], capture.logits))
+    if not effect >= LEAST_EFFECT:
+        raise HeadflowError(
+            f"effect check failed for {name}: ablating every head moves the logits by {effect:.2g} of the largest (at least {LEAST_EFFECT:.0e} expected); "
+            "either the pictures are the same or the picture plays no part in the answer"
+        )
+    return Checks(identity, swap, prefix, effect, tolerance)
+
+
+def _relative(value: Float[Tensor, "*shape"], reference: Float[Tensor, "*shape"]) -> float:
+    """Largest absolute difference over the largest absolute value of the reference."""
+    return float((value.float() - reference.float()).abs().max() / reference.float().abs().max().clamp_min(1e-30))

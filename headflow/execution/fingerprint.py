@@ -1,0 +1,64 @@
+"""Fingerprints of work: two units share one exactly when their numbers must be the same."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+import headflow
+from headflow.errors import HeadflowError
+
+# The modules whose code decides what number a masked forward gives.
+ENGINE = (
+    "ablation.py", "attention.py", "batching.py", "gates.py", "prompts.py", "suffix.py", "targets.py",
+    "models/baselines.py", "models/capture.py", "models/lvlm.py",
+)  # fmt: skip
+
+
+def engine_version() -> str:
+    """SHA-256 of the engine's source: a record made by other code is never taken for this code's."""
+    folder = Path(headflow.__file__).parent
+    return digest(*((folder / name).read_bytes() for name in ENGINE))
+
+
+def digest(*parts: bytes | str) -> str:
+    """SHA-256 of ``parts``, each with its length, so that no two lists of parts read the same."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little"))
+        total.update(data)
+    return total.hexdigest()
+
+
+def digest_json(content: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return digest(json.dumps(content, sort_keys=True, ensure_ascii=False))
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """SHA-256 of files by name and content, read piece by piece.
+
+    Raises:
+        HeadflowError: a file cannot be read.
+    """
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(path.name.encode() + b"\0")
+        try:
+            with open(path, "rb") as file:
+                while piece := file.read(1 << 22):
+                    total.update(piece)
+        except OSError as error:
+            raise HeadflowError(f"{path}: cannot be read ({error.strerror})") from error
+    return total.hexdigest()
+
+
+def unit_key(context: str, masks: Bool[np.ndarray, "block layers heads"]) -> bytes:
+    """Key of one work unit: everything but the masks, by ``context``, and the masks themselves, by their bits."""
+    shape = ",".join(map(str, masks.shape))
+    return bytes.fromhex(digest(context, shape, np.packbits(masks).tobytes()))[:16]

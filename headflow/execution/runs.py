@@ -1,0 +1,88 @@
+"""Masked runs that can be stopped at any moment and continue where they stopped."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from headflow.ablation import BatchSize, stream_masks
+from headflow.errors import HeadflowError
+from headflow.execution.fingerprint import unit_key
+from headflow.execution.store import ResultStore
+from headflow.models.baselines import Baseline
+from headflow.models.capture import Capture
+from headflow.targets import Target
+
+# Masks in one work unit. A record is this long, so results do not depend on the batch size.
+BLOCK = 64
+_SAVE_EVERY_S = 2.0
+
+
+def blocks(masks: Bool[np.ndarray, "masks layers heads"]) -> list[slice]:
+    """Cut the masks into work units; more masks extend the list and leave its full blocks as they are."""
+    return [slice(start, min(start + BLOCK, len(masks))) for start in range(0, len(masks), BLOCK)]
+
+
+def run_example(
+    store: ResultStore,
+    context: str,
+    masks: Bool[np.ndarray, "masks layers heads"],
+    prepare: Callable[[], tuple[Capture, Baseline, Target]],
+    *,
+    batch_size: BatchSize = "auto",
+    done: Callable[[int, int], None] = lambda computed, found: None,
+) -> Float[np.ndarray, " masks"]:
+    """Targets of one example under every mask; only blocks that the store lacks are computed.
+
+    Args:
+        store: finished work.
+        context: fingerprint of all that the numbers depend on, masks apart.
+        masks: 1 = intact.
+        prepare: captures the example; called only if something is to be computed.
+        batch_size: masked forwards at once.
+        done: told of progress: masks computed now, masks found in the store.
+
+    Raises:
+        HeadflowError: a target is not a finite number, or the store cannot be written.
+    """
+    spans = blocks(masks)
+    keys = [unit_key(context, masks[span]) for span in spans]
+    found = store.get(keys)
+    results = np.full(len(masks), np.nan, np.float32)
+    missing = []
+    for span, key in zip(spans, keys, strict=True):
+        if key in found and len(found[key]) == span.stop - span.start:
+            results[span] = found[key]
+            done(0, span.stop - span.start)
+        else:
+            missing.append((span, key))
+    if not missing:
+        return results
+
+    capture, baseline, target = prepare()
+    places = np.concatenate([np.arange(span.start, span.stop) for span, _ in missing])
+    ends = np.cumsum([span.stop - span.start for span, _ in missing])
+    saved, last_save = 0, time.monotonic()
+
+    def save(upto: int) -> None:
+        nonlocal saved, last_save
+        finished = int(np.searchsorted(ends, upto, side="right"))
+        if finished > saved:
+            store.put((key, results[span]) for span, key in missing[saved:finished])
+            saved, last_save = finished, time.monotonic()
+
+    stop = 0
+    try:
+        for start, stop, values in stream_masks(capture, masks[places], baseline=baseline, target=target, batch_size=batch_size):
+            if not np.isfinite(values).all():
+                bad = int(places[start:stop][~np.isfinite(values)][0])
+                stop = start
+                raise HeadflowError(f"the target under mask {bad} is not a finite number; run this model in float32 or bfloat16")
+            results[places[start:stop]] = values
+            done(stop - start, 0)
+            if time.monotonic() - last_save > _SAVE_EVERY_S:
+                save(stop)
+    finally:  # Ctrl-C included: what is finished is kept
+        save(stop)
+    return results
