@@ -36,6 +36,13 @@ class Counter:
             left = (self.total - self.done) / self.rate if self.rate else float("inf")
             print(f"{self.title}: {self.done:,}/{self.total:,}  {text}  {left:,.0f} s left", file=sys.stderr, flush=True)
 
+    def skip(self, amount: int) -> None:
+        """Count ``amount`` units that an earlier run had finished: done, but no part of the rate."""
+        self.done += amount
+        self._already += amount
+        if self._bar is not None:
+            self._bar.update(self._task, advance=amount)
+
     @property
     def rate(self) -> float:
         """Units finished a second by this process."""

@@ -1,7 +1,7 @@
 """Masked runs that can be stopped at any moment and continue where they stopped."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,9 +19,10 @@ BLOCK = 64
 _SAVE_EVERY_S = 2.0
 
 
-def blocks(masks: Bool[np.ndarray, "masks layers heads"]) -> list[slice]:
-    """Cut the masks into work units; more masks extend the list and leave its full blocks as they are."""
-    return [slice(start, min(start + BLOCK, len(masks))) for start in range(0, len(masks), BLOCK)]
+def blocks(count: int, starts: Sequence[int] = (0,)) -> list[slice]:
+    """Cut ``count`` masks into work units, anew at each of ``starts``: more masks extend a group and leave its full blocks as they are."""
+    edges = [*sorted({0, *starts}), count]
+    return [slice(at, min(at + BLOCK, stop)) for start, stop in zip(edges, edges[1:], strict=False) for at in range(start, stop, BLOCK)]
 
 
 def run_example(
@@ -30,6 +31,7 @@ def run_example(
     masks: Bool[np.ndarray, "masks layers heads"],
     prepare: Callable[[], tuple[Capture, Baseline, Target]],
     *,
+    starts: Sequence[int] = (0,),
     batch_size: BatchSize = "auto",
     done: Callable[[int, int], None] = lambda computed, found: None,
 ) -> Float[np.ndarray, " masks"]:
@@ -40,13 +42,14 @@ def run_example(
         context: fingerprint of all that the numbers depend on, masks apart.
         masks: 1 = intact.
         prepare: captures the example; called only if something is to be computed.
+        starts: where a new group of masks begins (fit, held out …); groups grow independently of each other.
         batch_size: masked forwards at once.
         done: told of progress: masks computed now, masks found in the store.
 
     Raises:
         HeadflowError: a target is not a finite number, or the store cannot be written.
     """
-    spans = blocks(masks)
+    spans = blocks(len(masks), starts)
     keys = [unit_key(context, masks[span]) for span in spans]
     found = store.get(keys)
     results = np.full(len(masks), np.nan, np.float32)

@@ -32,6 +32,7 @@ class Capture:
         position_ids: positions as the model set them; M-RoPE has a leading axis.
         keys, values: per layer, of the prefix, after RoPE.
         logits: stock logits at the last position, float32.
+        vision: mean of the vision tower's last hidden states, float32: how the picture looks before any language.
     """
 
     lvlm: LVLM
@@ -46,6 +47,7 @@ class Capture:
     keys: list[Float[Tensor, "kv_heads prefix head_dim"]]
     values: list[Float[Tensor, "kv_heads prefix head_dim"]]
     logits: Float[Tensor, " vocabulary"]
+    vision: Float[Tensor, " features"]
 
     @property
     def prefix(self) -> int:

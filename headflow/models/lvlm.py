@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache, PreTrainedModel
@@ -40,8 +40,6 @@ class LVLM:
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.image_token: int = self.model.config.image_token_id
-        # The fastest number of masked forwards at once, found by the first run that looks for it.
-        self.best_batch: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -70,18 +68,27 @@ class LVLM:
         pieces = self._pieces(ids)
         roles = token_roles(pieces, span, question)
         merged: dict[str, Any] = {}
+        looks: list[Tensor] = []
 
-        def remember(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        def remember_call(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             merged.update(kwargs)
+
+        def remember_looks(module: torch.nn.Module, args: tuple, output: Any) -> None:
+            state = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
+            looks.append(state.reshape(-1, state.shape[-1]).float().mean(0))
 
         # Not DynamicCache(config=...): sliding-window layers would keep only their window.
         cache = DynamicCache()
         self._forget_positions()
-        handle = self.decoder.register_forward_pre_hook(remember, with_kwargs=True)
+        handles = [
+            self.decoder.register_forward_pre_hook(remember_call, with_kwargs=True),
+            self.model.get_encoder(modality="image").register_forward_hook(remember_looks),
+        ]
         try:
             output = self.model(**inputs, past_key_values=cache, use_cache=True)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         embeddings = merged["inputs_embeds"]
         positions = merged.get("position_ids")
         if positions is None:
@@ -99,6 +106,7 @@ class LVLM:
             keys=[layer.keys[0, :, : span.stop].contiguous() for layer in cache.layers],
             values=[layer.values[0, :, : span.stop].contiguous() for layer in cache.layers],
             logits=output.logits[0, -1].float(),
+            vision=torch.stack(looks).mean(0),
         )
 
     @torch.no_grad()
@@ -137,25 +145,6 @@ class LVLM:
         if rest[0] == tokenizer.unk_token_id:
             raise HeadflowError(f"the answer {answer!r} begins with a token that this model does not know")
         return rest[0]
-
-    @torch.no_grad()
-    def image_features(self, picture: Picture, question: str) -> Float[Tensor, " features"]:
-        """Mean over the vision tower's last hidden states of one picture: how it looks to the model before any language."""
-        tower = self.model.get_encoder(modality="image") if hasattr(self.model, "get_encoder") else None
-        if tower is None or tower is self.model:
-            raise HeadflowError("this model does not say which part of it is the vision tower")
-        seen: list[Tensor] = []
-
-        def remember(module: torch.nn.Module, args: tuple, output: Any) -> None:
-            state = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
-            seen.append(state.reshape(-1, state.shape[-1]).float().mean(0))
-
-        handle = tower.register_forward_hook(remember)
-        try:
-            self.model(**self.inputs([picture], question), logits_to_keep=1)
-        finally:
-            handle.remove()
-        return torch.stack(seen).mean(0)
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         return [self.processor.tokenizer.decode([token]) for token in ids]

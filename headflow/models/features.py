@@ -1,0 +1,50 @@
+"""What is read off the stock model, example by example, before any intervention."""
+
+import string
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headflow.gates import ablate_heads
+from headflow.models.baselines import closed_baseline
+from headflow.models.capture import Capture
+from headflow.suffix import make_bank, prepared, run_suffix
+
+
+@dataclass(frozen=True)
+class ImageAttention:
+    """Share of attention that goes to the image span, 0..1.
+
+    Attributes:
+        final: that of the last prompt token.
+        suffix: mean over all tokens after the image span.
+    """
+
+    final: Float[Tensor, "layers heads"]
+    suffix: Float[Tensor, "layers heads"]
+
+
+@torch.no_grad()
+def image_attention(capture: Capture) -> ImageAttention:
+    """Attention to the picture of every head of the stock model; full attention tensors are held one layer at a time."""
+    model = capture.lvlm
+    shares = torch.zeros(model.layers, model.heads, capture.suffix)
+
+    def record(layer: int, weights: Float[Tensor, "batch heads queries keys"]) -> None:
+        shares[layer] = weights[0, :, :, capture.image].float().sum(-1).cpu()
+
+    intact = ablate_heads(torch.ones(1, model.layers, model.heads, device=model.device), "nothing")
+    with prepared(capture):
+        run_suffix(capture, make_bank(capture, closed_baseline()), [intact], last=None, record=record)
+    return ImageAttention(final=shares[:, :, -1], suffix=shares.mean(-1))
+
+
+def same_answer(given: str, true: str) -> bool:
+    """Whether two answers say the same: case, punctuation at the ends and repeated white space do not count."""
+    return _plain(given) == _plain(true)
+
+
+def _plain(answer: str) -> str:
+    return " ".join(answer.split()).strip(string.punctuation + string.whitespace).casefold()
