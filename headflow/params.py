@@ -172,7 +172,11 @@ def _explain(error: Any) -> str:
         return f"unknown key {key} = {error['input']!r}; {'.'.join(places[:-1]) or 'the file'} takes {', '.join(siblings)}{_nearest(places[-1], siblings)}"
     if error["type"] == "missing":
         return f"{key} is missing"
+    if error["type"] == "model_type":
+        return f"{key} = {error['input']!r}: expected a group with the keys {', '.join(_group_at(places))}"
     message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):  # a fault between the keys of a group: the whole group would hide it
+        return f"{key}: {message}"
     field = _field_at(places)
     meaning = f" ({field.description})" if field is not None and field.description else ""
     return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{meaning}"

@@ -1,0 +1,29 @@
+"""A few lines about the last run, and where its reports are. No stage: `make` calls it after `dvc repro`."""
+
+import sys
+from pathlib import Path
+
+from headflow.errors import HeadflowError
+from headflow.files import read_json
+from headflow.params import read_params
+from stages import paths
+
+
+def main() -> None:
+    for key in read_params(Path("params.yaml")).models:
+        features = read_json(paths.metrics("extract_features", key))
+        runs = read_json(paths.metrics("run_ablations", key))
+        fit = read_json(paths.metrics("fit_attributions", key))
+        print(f"\nheadflow: {key}")
+        print(f"  examples explained   {features['explained']} of {features['examples']} ({features['left_out']} left out: the stock model answers them wrongly)")
+        print(f"  masked forwards      {runs['masked_forwards']:,} ({runs['masks']} masks an example)")
+        print(f"  held-out fit         Pearson r {fit['mean_held_out_r']:.3f} (mean over examples)")
+        print(f"  report               {(paths.report_dir(key) / 'index.html').resolve()}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HeadflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

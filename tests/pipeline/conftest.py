@@ -1,0 +1,100 @@
+"""One small run of the whole pipeline in a copy of the project; tests work on copies of that."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "examples": {"count": 8, "references": 6},
+    "masks": {"count": 112, "held_out": 32},
+    "clusters": {"permutations": 49},
+    "report": {"scenes": 4},
+}
+COPIED = ("headflow", "stages", "reports/templates", "params.yaml", "dvc.yaml", "pyproject.toml", ".dvc/config", ".dvcignore", ".gitignore")
+
+
+class Project:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in the folder, with this Python first on the path."""
+        done = subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=600)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        # Some variables that pytest-xdist or a user's shell set would reach the stages otherwise.
+        return {**os.environ, "PATH": path, "PYTHONPATH": "", "DVC_NO_ANALYTICS": "1", "OMP_WAIT_POLICY": "passive"}
+
+    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "dvc", *arguments, check=check)
+
+    def set_params(self, change: Callable[[dict], object]) -> None:
+        path = self.folder / "params.yaml"
+        content = yaml.safe_load(path.read_text())
+        change(content)
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def changed_stages(self) -> set[str]:
+        """Stages that `dvc repro` would run now: those that `dvc status` names for their code or params, and all after them."""
+        direct = {line.rstrip(":") for line in self.dvc("status").stdout.splitlines() if line.endswith(":") and not line.startswith((" ", "\t"))}
+        lines = self.dvc("dag", "--mermaid", "--full").stdout.splitlines()
+        names = dict(part.strip().rstrip('"]').split('["') for part in lines if '["' in part)
+        edges = [tuple(part.strip().split("-->")) for part in lines if "-->" in part]
+        changed = direct
+        while later := {names[b] for a, b in edges if names[a] in changed} - changed:
+            changed |= later
+        return changed
+
+    def copy(self, folder: Path) -> "Project":
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+
+def copy_project(folder: Path) -> Project:
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    project = Project(folder)
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    for key, value in (("user.name", "test"), ("user.email", "test@example.invalid")):
+        project.run("git", "config", key, value)
+    return project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose pipeline has run to the end with small params. Read only: copy it to change it."""
+    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+
+    def shrink(params: dict) -> None:
+        for group, values in SMALL.items():
+            params[group].update(values)
+
+    project.set_params(shrink)
+    project.dvc("repro")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "first run")
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A finished project that a test may change."""
+    return finished.copy(tmp_path / "project")

@@ -1,0 +1,57 @@
+"""dvc.yaml and params.yaml say what the code does."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from headflow.models.embedded.recipe import Recipe
+from headflow.params import ModelParams, Params, read_params
+from tests.closure import ROOT, import_closure
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_exactly_the_modules_that_it_imports(name: str) -> None:
+    stage = STAGES[name].get("do", STAGES[name])
+    assert stage["cmd"].split()[:3] == ["python", "-m", f"stages.{name}"]
+    declared = {dep for dep in stage["deps"] if dep.endswith(".py")}
+    notebooks = [ROOT / dep for dep in stage["deps"] if dep.endswith(".ipynb")]
+    imported = import_closure(ROOT / "stages" / f"{name}.py", *notebooks)
+    expected = {str(file.relative_to(ROOT)) for file in imported if file.suffix == ".py" and file.read_text().strip()}
+    assert declared == expected
+
+
+def test_no_stage_is_missing_from_the_pipeline() -> None:
+    entered = {path.stem for path in (ROOT / "stages").glob("*.py") if "enter(main" in path.read_text()}
+    assert entered == set(STAGES)
+
+
+def test_params_file_holds_every_key_with_its_default() -> None:
+    params = read_params(ROOT / "params.yaml")
+    assert params == Params(models={"tiny": ModelParams(recipe=Recipe())})
+    written = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert written == params.model_dump(mode="json")
+
+
+def test_every_key_of_the_params_file_has_a_comment() -> None:
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    for before, line in zip(lines, lines[1:], strict=False):
+        if line.strip() and not line.lstrip().startswith("#"):
+            assert before.lstrip().startswith("# "), f"no comment above {line!r}"
+
+
+@pytest.mark.parametrize("name", ["sample_masks", "fit_attributions", "cluster_heads", "prepare_examples", "render_report"])
+def test_stages_without_a_model_import_neither_torch_nor_transformers(name: str) -> None:
+    for file in import_closure(ROOT / "stages" / f"{name}.py"):
+        lines = [line.split()[1].split(".")[0] for line in file.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
+        assert not {"torch", "transformers"} & set(lines), file
+
+
+def test_no_large_files_but_the_checkpoint() -> None:
+    import subprocess
+
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    large = {name for name in tracked if name and Path(ROOT, name).is_file() and Path(ROOT, name).stat().st_size > 1_000_000}
+    assert large <= {"headflow/models/embedded/checkpoint/model.safetensors"}
