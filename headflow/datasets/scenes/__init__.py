@@ -1,0 +1,1 @@
+"""Rendered scenes: pictures whose every factor is known and varies independently of the others."""
