@@ -1,0 +1,36 @@
+"""Attention weight against attribution."""
+
+import altair as alt
+import polars as pl
+
+from headflow.charts import theme
+from headflow.charts.heads import head_tooltip
+
+
+def attention_scatter(heads: pl.DataFrame, even_share: float, unit: str = "logits", named: int = 6) -> alt.LayerChart:
+    """Share of attention on the image against mean attribution, a point a head (``numbers.attention_by_head``).
+
+    The dashed vertical rule is the share if attention were spread evenly over the prompt; the strongest heads are named.
+    """
+    rows = theme.drawable(heads)
+    y = alt.Y("mean:Q", title=f"mean attribution, {unit}")
+    reach = min(1.0, 1.05 * max(float(rows["attention"].max() or 0.0), even_share))
+    x = alt.X(
+        "attention:Q",
+        title="attention of the last prompt token on the picture, share of its total",
+        axis=alt.Axis(format=".0%"),
+        scale=alt.Scale(domain=[0, reach]),
+    )
+    base = alt.Chart(rows).encode(x=x, y=y)
+    tooltip = [*head_tooltip(unit), alt.Tooltip("attention:Q", title="attention on the picture", format=".1%")]
+    points = base.mark_point(size=60, opacity=0.9).encode(
+        color=alt.Color("layer:Q", title="layer", scale=alt.Scale(scheme=theme.MAGNITUDE), legend=alt.Legend(gradientLength=140, format="d")), tooltip=tooltip
+    )
+    spans = base.mark_rule(opacity=0.35, color=theme.QUIET).encode(y=alt.Y("low:Q", title=f"mean attribution, {unit}"), y2="high:Q")
+    strong = rows.sort(pl.col("mean").abs(), descending=True).head(named)
+    # A name stands on the side of its point where there is room.
+    named_at = alt.Chart(strong).encode(x="attention:Q", y="mean:Q", text="name_of_head:N")
+    left = named_at.mark_text(align="right", dx=-8, color=theme.QUIET).transform_filter(f"datum.attention > {reach / 8}")
+    right = named_at.mark_text(align="left", dx=8, color=theme.QUIET).transform_filter(f"datum.attention <= {reach / 8}")
+    layers = theme.rule_y(0) + theme.rule_x(even_share, "evenly spread") + spans + points + left + right
+    return layers.properties(width=theme.WIDTH, height=380, autosize=alt.AutoSizeParams(type="fit", contains="padding"))

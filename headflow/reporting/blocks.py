@@ -1,0 +1,222 @@
+"""The parts of the article that are no charts: head, scenes, prompt, numbers, caveats, colophon."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from markupsafe import Markup
+
+from headflow.charts.pictures import data_uri
+from headflow.reporting import provenance
+from headflow.reporting.html import table, tag
+from headflow.reporting.run import Run
+from headflow.reporting.words import MINUS, counted, listed
+
+BASELINES = {
+    "mean": "the average over reference pictures",
+    "blank": "a uniform grey picture",
+    "swap": "another picture",
+    "closed": "nothing",
+}
+TARGETS = {"logit": "logit", "logprob": "log-probability", "margin": "margin over the best other token, in logits,"}
+ROLES = ("system", "image", "question", "role", "final", "answer")
+MOST_TOKENS = 160
+LONG = 24
+"""Rows beyond which a table is folded."""
+
+
+def header(run: Run) -> Markup:
+    """Title, the question in plain words, and the method in one paragraph."""
+    questions = run.asked["question"].unique(maintain_order=True).to_list()
+    asked = Markup(" ").join(Markup("“{}”").format(question) for question in questions[:4])
+    purposes = dict(run.masks["purpose"].value_counts().iter_rows())
+    features = run.params["features"]
+    model = run.model["id"] if run.model["id"] != "embedded" else "the small model that ships with headflow"
+    question = Markup(
+        "A vision-language model sees a picture, is asked about it, and answers with a word. Somewhere between, attention heads must have "
+        "carried what is in the picture over to the words. Which of its {} heads did it, and what do they follow: what the thing is, or what it looks like?"
+    ).format(run.model["layers"] * run.model["heads"])
+    method = Markup(
+        "Here {} ({} layers of {} heads) was asked {} about {}. For each of {} explained, its heads were <a href='#term-ablation'>cut</a> "
+        "in {} different combinations (<a href='#term-mask'>masks</a>): a cut head reads {} where the picture was, and all else stays as it is. "
+        "A linear regression of the {} of the answer (the <a href='#term-target'>target</a>) on which heads were intact then gives each head an "
+        "<a href='#term-attribution'>attribution</a>: what it adds when it sees the picture. The fit is judged on {} combinations that it never saw."
+    ).format(
+        model,
+        run.model["layers"],
+        run.model["heads"],
+        asked,
+        counted(run.asked["scene"].n_unique(), "picture"),
+        counted(len(run.explained), "example"),
+        f"{purposes.get('fit', 0):,}",
+        BASELINES.get(features["baseline"], features["baseline"]),
+        TARGETS.get(features["target"], features["target"]),
+        f"{purposes.get('held_out', 0):,}",
+    )
+    return (
+        tag("p", f"headflow report · {run.key}", class_="kicker")
+        + tag("h1", run.params["report"]["title"])
+        + tag("p", question, class_="standfirst")
+        + tag("p", method)
+        + tag(
+            "p",
+            "Every term is ",
+            tag("a", "defined at the end", href="#definitions"),
+            "; so are the ",
+            tag("a", "limits", href="#caveats"),
+            " of what this can show.",
+            class_="quiet",
+        )
+    )
+
+
+def in_short(findings: Mapping[str, str]) -> Markup:
+    """The sentences of the main figures, each linking to its figure (id → sentence)."""
+    items = [tag("li", sentence, " ", tag("a", "figure", href=f"#{figure}")) for figure, sentence in findings.items()]
+    return tag("div", tag("h2", "In short"), tag("ul", *items), class_="in-short", id="in-short")
+
+
+def scenes(run: Run, most: int) -> Markup:
+    """The first ``most`` examples with their answers, then a few of those left out: none is picked by hand."""
+    asked = run.asked
+    first = asked.head(most)
+    left_out = asked.filter(~pl.col("explained")).join(first, on="id", how="anti").head(4)
+    many = asked["question"].n_unique() > 1
+    blocks = [tag("div", *(_card(row, many) for row in first.iter_rows(named=True)), class_="scenes")]
+    if not left_out.is_empty():
+        blocks.append(tag("p", "Further examples that were left out:", class_="quiet"))
+        blocks.append(tag("div", *(_card(row, many) for row in left_out.iter_rows(named=True)), class_="scenes"))
+    return Markup("").join(blocks)
+
+
+def _card(row: Mapping[str, Any], with_question: bool) -> Markup:
+    right = bool(row["correct"])
+    lines = [tag("p", row["question"], class_="quiet")] if with_question else []
+    lines += [
+        tag("p", tag("span", "shown ", class_="quiet"), row["answer"]),
+        tag("p", tag("span", "said ", class_="quiet"), tag("b", row["stock_answer"])),
+        tag("p", "✓ right" if right else "✗ wrong", "" if row["explained"] else " · left out", class_="verdict"),
+    ]
+    picture = tag("img", src=data_uri(row["image"]), alt=f"{row['id']}: {row['answer']}")
+    return tag("div", picture, *lines, class_="scene" if right else "scene wrong")
+
+
+def prompt(row: Mapping[str, Any]) -> Markup:
+    """One example's prompt token by token (a row of ``Run.asked``); the image span is drawn as its picture."""
+    start, stop = row["image_start"], row["image_stop"]
+    pieces = list(zip(row["tokens"], row["roles"], strict=True))
+    span = tag("span", tag("img", src=data_uri(row["image"]), alt="the picture"), f" × {stop - start}", class_="token role-image", title="image span")
+    shown = [*(_token(*piece) for piece in pieces[:start]), span, *(_token(*piece) for piece in pieces[stop:])]
+    if len(shown) > MOST_TOKENS:
+        half = MOST_TOKENS // 2
+        shown = [*shown[:half], tag("span", f"… {len(shown) - 2 * half} more …", class_="quiet"), *shown[-half:]]
+    used = [role for role in ROLES if role in set(row["roles"])]
+    legend = tag("p", *(tag("span", role, class_=f"token role-{role}") for role in used), class_="legend")
+    return tag(
+        "div", legend, tag("p", *shown, tag("span", " → ", class_="quiet"), tag("span", row["stock_answer"], class_="token role-answer"), class_="prompt")
+    )
+
+
+def _token(text: str, role: str) -> Markup:
+    visible = text.replace("\n", "↵").replace("▁", " ").replace("Ġ", " ").replace("Ċ", "↵")
+    visible = visible if visible.strip() else "␣" * max(1, len(visible))
+    return tag("span", visible, class_=f"token role-{role if role in ROLES else 'other'}", title=role)
+
+
+def checks(values: Mapping[str, Any]) -> Markup:
+    """The numbers that the checks of the intervention gave."""
+    meaning = {
+        "identity": "nothing cut, against the untouched model",
+        "swap": "every head cut and shown another picture, against the untouched model on that picture",
+        "prefix": "everything before the question, computed alone and with the question",
+        "effect": "every head cut: the logits must move",
+        "tolerance": "what the first three may reach",
+    }
+    rows = [
+        (name.replace("_", " "), next((text for key, text in meaning.items() if name.startswith(key)), ""), _value(value)) for name, value in values.items()
+    ]
+    return table(["check", "what is compared", "found"], rows) if rows else tag("p", "No record of the checks was found.", class_="quiet")
+
+
+def metrics(run: Run) -> Markup:
+    """Every number that the stages recorded; long lists are folded."""
+    titles = {
+        "prepare_model": "The model",
+        "extract_features": "Examples",
+        "run_ablations": "Masked runs",
+        "fit_attributions": "Fit",
+        "cluster_heads": "Clusters and separation",
+    }
+    parts = []
+    for stage, content in run.metrics.items():
+        rows = [(name.replace("_", " ").replace(".", " · "), _value(value)) for name, value in content.items() if not name.startswith("checks.")]
+        if rows:
+            fold = {} if len(rows) > LONG else {"open": ""}
+            parts.append(
+                tag("details", tag("summary", f"{titles.get(stage, stage)} ({counted(len(rows), 'number')})"), table(["measure", "value"], rows), **fold)
+            )
+    return Markup("").join(parts) or tag("p", "No stage recorded any.", class_="quiet")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}".replace("-", MINUS) if isinstance(value, float) else str(value)
+
+
+def caveats(run: Run) -> Markup:
+    """What this cannot show."""
+    baseline = run.params["features"]["baseline"]
+    points = [
+        (
+            "A sum stands in for a model.",
+            "Attributions are the coefficients of a linear fit. What heads do only together is shared out among them; the held-out fit says how much is lost.",
+        ),
+        (
+            "“Not seeing” had to be given a meaning.",
+            f"Here a cut head reads {BASELINES.get(baseline, baseline)} where the picture was (baseline “{baseline}”). Another baseline can "
+            "give other numbers and another ranking.",
+        ),
+        (
+            "Masks leave the model's home ground.",
+            "With many heads cut at once the model is in states it never met in training, where fall-back routes may wake up. The figures "
+            "show what heads can do there, not only what they do in the untouched model.",
+        ),
+        (
+            "Attribution is tied to one target.",
+            "Two examples with the same answer share the token that is explained, so attributions may look alike for that reason too, not "
+            "only because the things are alike.",
+        ),
+        (
+            "Intervals are about examples.",
+            f"They are at {run.confidence:.0%} over the examples at hand, one head at a time. They say nothing of other models, questions or kinds of picture.",
+        ),
+        ("Only the first token of an answer counts", "where the target is a single token's logit, log-probability or margin."),
+    ]
+    return tag(
+        "div", tag("h2", "What this cannot show", id="caveats"), tag("ul", *(tag("li", tag("b", head), " ", text) for head, text in points)), class_="caveats"
+    )
+
+
+def colophon(run: Run, folder: Path = Path()) -> Markup:
+    """Params of every group used, the model, versions, seeds, the git commit."""
+    params = {group: value for group, value in run.params.items() if group != "models"}
+    params["models"] = {run.key: run.params.get("models", {}).get(run.key)}
+    seeds = listed([f"{group} {value['seed']}" for group, value in params.items() if isinstance(value, dict) and "seed" in value])
+    facts = [
+        ("model", f"{run.model['id']}, {run.model['architecture']}, {run.model['dtype']}, revision {run.model.get('revision') or 'none'}"),
+        ("fingerprint", run.model["fingerprint"]),
+        ("seeds", seeds or "none"),
+        ("git commit", provenance.commit(folder)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in provenance.versions().items())),
+    ]
+    written = yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
+    return (
+        tag("h2", "Made with", id="colophon")
+        + tag("table", tag("tbody", *(tag("tr", tag("th", name), tag("td", value)) for name, value in facts)), class_="facts")
+        + tag("details", tag("summary", "parameters"), tag("pre", written))
+    )

@@ -1,0 +1,112 @@
+"""The terms of the article, each in plain words."""
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from headflow.reporting.html import tag
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term and what it means."""
+
+    name: str
+    meaning: str
+
+
+TERMS = {
+    "head": Term(
+        "attention head",
+        "One of several units in a layer of the language model that look back at earlier tokens and copy something from them. Layers and heads "
+        "are counted from 0; L3 H5 is head 5 of layer 3. Under grouped-query attention several heads share keys and values; each query head is "
+        "still cut alone.",
+    ),
+    "token": Term(
+        "token and role",
+        "A model reads a prompt as a row of tokens. Those before the picture are system tokens; those of the picture form the image span, any "
+        "separators between them included; then come the question, the role marker (such as ASSISTANT) and the final token, after which the "
+        "answer is generated.",
+    ),
+    "target": Term(
+        "target",
+        "The number that is explained, read at the last token of the prompt: the logit of the true answer's first token, or its log-probability, "
+        "or its margin over the best other token, as the parameters say. A logit is the model's raw score for a token; a rise by 1 multiplies "
+        "its odds against every other token by e ≈ 2.7. Log-probabilities are in nats.",
+    ),
+    "ablation": Term(
+        "cutting a head",
+        "A cut (ablated) head reads baseline keys and values at the picture's positions in place of the real ones, for every token after the "
+        "picture. It still runs and still reads the text; it no longer sees this picture. With the baseline “closed” it sees nothing there and "
+        "its attention spreads over the rest.",
+    ),
+    "baseline": Term(
+        "baseline",
+        "What a cut head sees in place of the picture: the mean over reference pictures at the same layer, head and position (mean), a uniform "
+        "grey picture (blank), another picture (swap), or nothing (closed).",
+    ),
+    "mask": Term(
+        "mask",
+        "One choice of which heads are cut together. Fit masks are used to estimate attributions; held-out masks, drawn independently, only to judge them.",
+    ),
+    "attribution": Term(
+        "attribution",
+        "How much a head adds to the target, averaged over what the other heads do: the coefficient of the head in a linear regression of the "
+        "target on the masks, fitted for each example alone. Positive means that seeing the picture through this head raises the target.",
+    ),
+    "single": Term("effect when cut alone", "The target of the untouched model minus the target with this one head cut."),
+    "interval": Term(
+        "interval",
+        "A confidence interval of a mean over examples, at the level that the parameters give. It tells how far the mean would move with other "
+        "examples of the same kind; it says nothing of other models, questions or kinds of picture. Intervals are not corrected for the number "
+        "of heads looked at.",
+    ),
+    "r": Term(
+        "held-out r and R²",
+        "Pearson correlation, and share of variance, between the target that the fit predicts and the one that the model gives, over masks that "
+        "the fit never saw. r = 1 is perfect, 0 no better than a constant. What is missing is interaction between heads, which no sum can hold, "
+        "and noise of the fit.",
+    ),
+    "agreement": Term(
+        "split-half agreement",
+        "The fit masks are dealt into two halves, attributions are fitted on each, and the two vectors of attributions are correlated. It tells "
+        "how far attributions depend on the draw of masks.",
+    ),
+    "attention": Term(
+        "attention on the picture",
+        "The share of a head's attention weight at the last prompt token that lies on the image span in the untouched model, mean over examples.",
+    ),
+    "rank": Term(
+        "rank correlation",
+        "Spearman's ρ over heads: 1 if both orders are the same, 0 if unrelated, −1 if opposite. Its interval uses Fisher's transform and treats "
+        "heads as independent, so it is rather too narrow.",
+    ),
+    "cluster": Term(
+        "cluster of heads",
+        "Heads whose mean attributions over object names rise and fall together (cosine, average linkage). Only the strongest heads, which "
+        "together hold most of the summed size of all attributions, are grouped; the number of clusters is the one with the best silhouette.",
+    ),
+    "silhouette": Term(
+        "silhouette",
+        "How much nearer a thing is to its own group than to the next one, from −1 to 1; a mean below 0.25 is usually read as no grouping. "
+        "Examples are compared by cosine.",
+    ),
+    "purity": Term("nearest neighbours alike", "The share of an example's nearest neighbours, by attribution vector, that carry the same label."),
+    "variance": Term(
+        "variance explained",
+        "The share of the variance of the attribution vectors (their directions) that lies between the groups of a label rather than inside "
+        "them. More groups explain more by chance, so the same share under shuffled labels stands beside it.",
+    ),
+    "p": Term(
+        "p-value",
+        "The share of random shufflings of the labels that give at least as large a value. Sentences use Holm's correction for the number of "
+        "labels tried; the figures show the values as they are.",
+    ),
+    "labels": Term("meaning and looks", "Labels of an example's main object that say what it is (meaning), and labels that say how it is drawn (looks)."),
+}
+
+
+def definitions() -> Markup:
+    """The section of definitions, with an anchor ``term-…`` each."""
+    entries = [tag("dt", term.name, id=f"term-{key}") + tag("dd", term.meaning) for key, term in TERMS.items()]
+    return tag("h2", "Definitions", id="definitions") + tag("dl", *entries, class_="definitions")

@@ -1,0 +1,151 @@
+"""One run, read whole: every table, the model's description and whatever metrics there are."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from headflow import tables
+from headflow.charts import pictures
+from headflow.charts.numbers import thinned
+from headflow.errors import HeadflowError
+from headflow.files import read_json
+
+TABLES = {
+    "examples": tables.EXAMPLES, "features": tables.FEATURES, "attention": tables.ATTENTION, "masks": tables.MASKS,
+    "attributions": tables.ATTRIBUTIONS, "fits": tables.FITS, "predictions": tables.PREDICTIONS, "head_summary": tables.HEAD_SUMMARY,
+    "growth": tables.GROWTH, "head_clusters": tables.HEAD_CLUSTERS, "profiles": tables.PROFILES, "example_map": tables.EXAMPLE_MAP,
+    "separation": tables.SEPARATION,
+}  # fmt: skip
+"""The tables that a report is made from, by the name under which their paths are given."""
+
+UNITS = {"logit": "logits", "logprob": "nats", "margin": "logits"}
+MOST_PICTURES = 300
+DESCRIPTION = {"id": str, "dtype": str, "architecture": str, "layers": int, "heads": int, "fingerprint": str}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the report shows of one model."""
+
+    key: str
+    params: dict[str, Any]
+    model: dict[str, Any]
+    metrics: dict[str, dict[str, float | str | bool]]
+    examples: pl.DataFrame
+    features: pl.DataFrame
+    attention: pl.DataFrame
+    masks: pl.DataFrame
+    attributions: pl.DataFrame
+    fits: pl.DataFrame
+    predictions: pl.DataFrame
+    head_summary: pl.DataFrame
+    growth: pl.DataFrame
+    head_clusters: pl.DataFrame
+    profiles: pl.DataFrame
+    example_map: pl.DataFrame
+    separation: pl.DataFrame
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        return UNITS.get(self.params["features"]["target"], "target units")
+
+    @property
+    def confidence(self) -> float:
+        """Level of the confidence intervals."""
+        return float(self.params["fit"]["confidence"])
+
+    @property
+    def checks(self) -> dict[str, float | str | bool]:
+        """What the checks before the masked runs found; empty if there is no record."""
+        recorded = self.metrics.get("run_ablations", {})
+        return {name.removeprefix("checks."): value for name, value in recorded.items() if name.startswith("checks.")}
+
+    @cached_property
+    def explained(self) -> list[str]:
+        """Ids of the explained examples, in order."""
+        return sorted(self.fits["id"].to_list())
+
+    @cached_property
+    def asked(self) -> pl.DataFrame:
+        """Examples put to the model, with its answers; one row each, in order."""
+        return self.examples.join(self.features, on="id").sort("id")
+
+    @cached_property
+    def labels(self) -> pl.DataFrame:
+        """``id`` and each label as text."""
+        names = [name for name in self.examples.columns if name.startswith(("meaning_", "looks_"))]
+        return self.examples.select("id", *(pl.col(name).cast(pl.String) for name in names))
+
+    @cached_property
+    def names(self) -> pl.DataFrame:
+        """``id``, ``name`` and ``category`` of each example's main object; pictures without names go by their answers."""
+        name, category = (column if column in self.examples.columns else "answer" for column in ("meaning_name", "meaning_category"))
+        return self.examples.select("id", pl.col(name).cast(pl.String).alias("name"), pl.col(category).cast(pl.String).alias("category"))
+
+    @cached_property
+    def name_order(self) -> list[str]:
+        """Object names, those of one category together."""
+        return self.names.drop_nulls("name").unique(["name", "category"]).sort("category", "name")["name"].unique(maintain_order=True).to_list()
+
+    @cached_property
+    def pictures(self) -> pl.DataFrame:
+        """``id`` and ``image`` (data URI) of at most MOST_PICTURES explained examples."""
+        shown = self.examples.filter(pl.col("id").is_in(self.explained)).sort("id")
+        return pictures.with_pictures(thinned(shown, MOST_PICTURES))
+
+
+def load(key: str, inputs: Mapping[str, str], params: Mapping[str, Any]) -> Run:
+    """Read and check all that a report needs.
+
+    Args:
+        key: the model's key in the params.
+        inputs: path of each of TABLES, of ``model`` (JSON), and of ``metrics`` (one JSON file a stage, each optional).
+        params: the params file as plain values.
+
+    Raises:
+        HeadflowError: a required input is missing, damaged, or belongs to another run than the rest.
+    """
+    frames = {name: table.read(Path(inputs[name])) for name, table in TABLES.items()}
+    model = read_json(Path(inputs["model"]))
+    for name, kind in DESCRIPTION.items():
+        if not isinstance(model, dict) or not isinstance(model.get(name), kind):
+            raise HeadflowError(f"{inputs['model']}: has no {name!r} ({kind.__name__}); delete it and run `dvc repro` again")
+    metrics = {stage: flat(read_json(Path(path))) for stage, path in inputs.get("metrics", {}).items() if Path(path).exists()}
+    _check_same_run(frames, model, inputs)
+    return Run(key=key, params=dict(params), model=model, metrics=metrics, **frames)
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, float | str | bool]:
+    """Nested metrics with dotted names; numbers that are not finite are left out."""
+    if not isinstance(content, dict):
+        return {}
+    found: dict[str, float | str | bool] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        elif isinstance(value, str | bool) or (isinstance(value, int | float) and math.isfinite(value)):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _check_same_run(frames: Mapping[str, pl.DataFrame], model: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """Tables of different runs give figures that look right and are wrong."""
+    known = set(frames["examples"]["id"])
+    for name in ("features", "attributions", "fits", "predictions", "growth", "example_map"):
+        if strangers := set(frames[name]["id"].unique()) - known:
+            raise HeadflowError(f"{inputs[name]}: example {min(strangers)!r} is not in {inputs['examples']}, so they are of different runs; run `dvc repro`")
+    if frames["attributions"].is_empty():
+        raise HeadflowError(
+            f"{inputs['attributions']}: no example was explained, so there is nothing to report; give more examples or set features.only_correct to false"
+        )
+    for axis, size in (("layer", model["layers"]), ("head", model["heads"])):
+        if frames["attributions"][axis].max() >= size:
+            raise HeadflowError(
+                f"{inputs['attributions']}: has {axis} {frames['attributions'][axis].max()}, but {inputs['model']} says the model has {size}; run `dvc repro`"
+            )

@@ -1,0 +1,41 @@
+"""Run the report notebook for one model and set it as an HTML page, an executed notebook and PNG figures."""
+
+import shutil
+from pathlib import Path
+
+from headflow.files import write_atomically
+from headflow.params import Params
+from headflow.reporting import page, run
+from stages import paths
+from stages.door import enter
+
+TEMPLATES = Path(__file__).resolve().parents[1] / "reports" / "templates"
+RECORDING = ("prepare_model", "extract_features", "run_ablations", "fit_attributions", "cluster_heads")
+
+
+def inputs(key: str) -> dict[str, str | dict[str, str]]:
+    """Where the report's inputs lie, by the names that the notebook knows them by."""
+    features, attributions, clusters = paths.features_dir(key), paths.attributions_dir(key), paths.clusters_dir(key)
+    places = {"examples": paths.EXAMPLES, "masks": paths.masks(key), "model": paths.model_dir(key) / "model.json"}
+    places |= {name: features / f"{name}.parquet" for name in ("features", "attention")}
+    places |= {name: attributions / f"{name}.parquet" for name in ("attributions", "fits", "predictions", "head_summary", "growth")}
+    places |= {name: clusters / f"{name}.parquet" for name in ("head_clusters", "profiles", "example_map", "separation")}
+    metrics = {stage: paths.metrics(stage, key).as_posix() for stage in RECORDING}
+    return {name: place.as_posix() for name, place in places.items()} | {"metrics": metrics}
+
+
+def main(params: Params, key: str) -> None:
+    """Write index.html, report.ipynb and figures/ below the model's report folder."""
+    settings = params.model_dump(mode="json")
+    settings["models"] = {key: settings["models"][key]}  # other models' settings are no part of this page
+    run.load(key, inputs(key), settings)  # a missing or damaged input is told here in one line, not as a notebook's traceback
+    folder = paths.report_dir(key)
+    executed = page.execute(TEMPLATES / "report.ipynb", folder / "report.ipynb", {"key": key, "inputs": inputs(key), "params": settings})
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # a figure that is drawn no more must not linger
+    for name, png in page.figures(executed).items():
+        write_atomically(folder / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
+    page.render(executed, TEMPLATES / "report.html.j2", folder / "index.html", title=params.report.title)
+
+
+if __name__ == "__main__":
+    enter(main)
