@@ -1,0 +1,80 @@
+"""Shared fixtures: small random models, loaded from disk as a user's would be, and two pictures captured on each."""
+
+import os
+
+# Spinning threads slow each other down where the tests share a machine; read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+KINDS = ("mha", "gqa", "window")
+
+
+def random_picture(seed: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folder of a saved LLaVA, built on first use: ``checkpoints("gqa", image_size=104)``."""
+    from tests.checkpoints import build_llava
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    built: dict[tuple, Path] = {}
+
+    def folder(kind: str, **options: object) -> Path:
+        key = (kind, *sorted(options.items()))
+        if key not in built:
+            built[key] = build_llava(root / str(len(built)), kind, **options)
+        return built[key]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(checkpoints: Callable[..., Path]) -> Callable[..., "LVLM"]:
+    """A loaded model, shared by all tests: ``models("mha", dtype="bfloat16")``."""
+    import headflow
+
+    loaded: dict[tuple, LVLM] = {}
+
+    def model(kind: str, dtype: str = "float32", device: str = "cpu", **options: object) -> "LVLM":
+        key = (kind, dtype, device, *sorted(options.items()))
+        if key not in loaded:
+            loaded[key] = headflow.load(checkpoints(kind, **options), dtype=dtype, device=device)
+        return loaded[key]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def captures(models: Callable[..., "LVLM"]) -> Callable[..., tuple["Capture", "Capture"]]:
+    """Two pictures and one question, captured on a shared model."""
+    from tests.checkpoints import QUESTION
+
+    taken: dict[tuple, tuple[Capture, Capture]] = {}
+
+    def pair(kind: str, **options: object) -> tuple["Capture", "Capture"]:
+        key = (kind, *sorted(options.items()))
+        if key not in taken:
+            model, size = models(kind, **options), int(options.get("image_size", 32))
+            taken[key] = (model.capture(random_picture(1, size), QUESTION), model.capture(random_picture(2, size), QUESTION))
+        return taken[key]
+
+    return pair
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every text model in turn: a key head for each query head, shared key heads, a sliding window shorter than the prompt."""
+    return request.param
+
+
+@pytest.fixture
+def pair(kind: str, captures: Callable[..., tuple["Capture", "Capture"]]) -> tuple["Capture", "Capture"]:
+    return captures(kind)
