@@ -70,7 +70,7 @@ def resolve_estimator(estimator: Estimator, masks: Bool[np.ndarray, "masks layer
         return "single"
     paired = in_complementary_pairs(masks)
     if estimator == "foldover" and not paired:
-        raise HeadflowError("fit.estimator = 'foldover': needs masks in complementary pairs; set masks.design to 'foldover_hadamard' or the estimator to 'auto'")
+        raise HeadflowError("fit.estimator = 'foldover': needs complementary pairs; set masks.design to 'foldover_hadamard' or the estimator to 'auto'")
     if estimator != "auto":
         return estimator
     if len(masks) < 2 * masks[0].size:

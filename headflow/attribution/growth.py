@@ -1,0 +1,48 @@
+"""How the fit grows with the number of masks: would fewer have done, would more help?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float
+
+from headflow.attribution.regression import correlations, fit, resolve_estimator
+from headflow.tables import GROWTH
+
+
+def growth(
+    names: Sequence[str], masks: Bool[np.ndarray, "masks layers heads"], targets: Float[np.ndarray, "examples masks"],
+    held_out: tuple[Bool[np.ndarray, "held layers heads"], Float[np.ndarray, "examples held"]], *,
+    estimator: str = "auto", seed: int = 0, first: int = 16,
+) -> pl.DataFrame:  # fmt: skip
+    """Fit on the first 16, 32, 64 … and on all masks: a GROWTH table, one row for each example and number of masks.
+
+    One estimator serves every size, the one that :func:`resolve_estimator` takes for all masks, so that the curve shows the masks and
+    not a change of method. ``agreement_r`` compares fits on the first and the second half of the masks; as many as two are left
+    out to give both halves whole complementary pairs. Both correlations are null where one side does not vary. Masks that ablate
+    one head each give an empty table: a part of them leaves heads unmeasured.
+
+    Raises:
+        HeadflowError: see :func:`headflow.attribution.regression.fit`.
+    """
+    schema = {name: column.dtype for name, column in GROWTH.columns.items()}
+    resolved = resolve_estimator(estimator, masks)
+    if resolved == "single":
+        return pl.DataFrame(schema=schema)
+    frames = []
+    for count in sizes(len(masks), first):
+        half = count // 4 * 2
+        whole, one, other = (
+            fit(masks[part], targets[:, part], estimator=resolved, names=names, held_out=held_out, seed=seed, standard_errors=False)
+            for part in (slice(0, count), slice(0, half), slice(half, 2 * half))
+        )
+        agreement = correlations(*(f.attribution_.reshape(len(names), -1) for f in (one, other)))
+        columns = {"id": list(names), "masks": [count] * len(names), "held_out_r": whole.held_out_r_, "agreement_r": agreement}
+        frames.append(pl.DataFrame(columns, schema=schema).with_columns(pl.col("held_out_r", "agreement_r").fill_nan(None)))
+    return pl.concat(frames)
+
+
+def sizes(count: int, first: int = 16) -> list[int]:
+    """first, 2·first, 4·first … below ``count``, and ``count`` itself; a count below 8 has no two halves to fit."""
+    doubled = [first * 2**step for step in range(count.bit_length()) if first * 2**step < count]
+    return [size for size in (*doubled, count) if size >= 8]

@@ -1,0 +1,46 @@
+"""From a fit to the tables that the report and the later stages read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from headflow.attribution.regression import Attribution
+from headflow.tables import ATTRIBUTIONS, FITS, PREDICTIONS, Table
+
+
+def attributions_table(ids: Sequence[str], fitted: Attribution, single_effects: Float[np.ndarray, "examples layers heads"]) -> pl.DataFrame:
+    """A fit of several examples as an ATTRIBUTIONS table: example by example, layer by layer, head by head."""
+    layer, head = (index.ravel() for index in np.indices(single_effects.shape[1:]))
+    columns = {
+        "id": np.repeat(np.asarray(ids, object), len(layer)), "layer": np.tile(layer, len(ids)), "head": np.tile(head, len(ids)),
+        "attribution": fitted.attribution_.ravel(), "standard_error": fitted.standard_error_.ravel(), "single_head_effect": single_effects.ravel(),
+    }  # fmt: skip
+    return pl.DataFrame(columns, schema=_schema(ATTRIBUTIONS))
+
+
+def fits_table(
+    ids: Sequence[str], fitted: Attribution, intact: Float[np.ndarray, "examples"], ablated: Float[np.ndarray, "examples"]
+) -> pl.DataFrame:
+    """The quality of each example's fit as a FITS table; r and R² are null where the target does not vary over the held-out masks."""
+    columns = {
+        "id": list(ids), "intercept": fitted.intercept_, "penalty": fitted.penalty_, "held_out_r": fitted.held_out_r_, "held_out_r2": fitted.held_out_r2_,
+        "intact": intact, "ablated": ablated,
+    }  # fmt: skip
+    return pl.DataFrame(columns, schema=_schema(FITS)).with_columns(pl.col("held_out_r", "held_out_r2").fill_nan(None))
+
+
+def predictions_table(
+    ids: Sequence[str], masks: Sequence[int], actual: Float[np.ndarray, "examples masks"], predicted: Float[np.ndarray, "examples masks"]
+) -> pl.DataFrame:
+    """Actual and predicted targets under held-out masks as a PREDICTIONS table."""
+    columns = {
+        "id": np.repeat(np.asarray(ids, object), len(masks)), "mask": np.tile(np.asarray(masks, np.int64), len(ids)),
+        "actual": actual.ravel(), "predicted": predicted.ravel(),
+    }  # fmt: skip
+    return pl.DataFrame(columns, schema=_schema(PREDICTIONS))
+
+
+def _schema(table: Table) -> dict[str, pl.DataType | type[pl.DataType]]:
+    return {name: column.dtype for name, column in table.columns.items()}
