@@ -10,8 +10,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-from headflow.errors import HeadflowError  # noqa: E402
-from headflow.params import Params, read_params  # noqa: E402
+from headflow.errors import HeadflowError
+from headflow.params import Params, read_params
 
 
 def enter(stage: Callable[..., None], *, per_model: bool = True) -> None:

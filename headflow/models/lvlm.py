@@ -1,7 +1,8 @@
 """Load any vision-language model of transformers and ask it about a picture; one path for every family."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache, PretrainedConfig, PreTrainedModel
 
 from headflow.errors import HeadflowError
 from headflow.models.capture import Capture
@@ -172,22 +173,39 @@ def load(
         HeadflowError: the model cannot be found or loaded, or the device does not exist.
     """
     if source == "embedded":
-        from headflow.models.embedded.shipped import CHECKPOINT, verify
+        from headflow.models.embedded.sealing import verify
+        from headflow.models.embedded.shipped import SHIPPED_FOLDER
 
-        verify()
-        source = CHECKPOINT
+        verify(SHIPPED_FOLDER)
+        source = SHIPPED_FOLDER
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise HeadflowError(f"device {device!r} was asked for, but torch sees no GPU; use `device: auto` or `cpu`")
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with _loading(source):
         processor = AutoProcessor.from_pretrained(source, **options)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+    return LVLM(model.to(device), processor)
+
+
+def read_config(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """A model's configuration, without its weights.
+
+    Raises:
+        HeadflowError: there is no such model, or the hub cannot be reached.
+    """
+    with _loading(source):
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _loading(source: str | Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise HeadflowError(f"model {str(source)!r} cannot be loaded: {reason}") from error
-    return LVLM(model.to(device), processor)
 
 
 def open_picture(picture: Picture) -> Image.Image:

@@ -151,7 +151,11 @@ def test_other_baselines_run_through(project: Project, baseline: str) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "file"),
-    [("run_ablations", "data/features/tiny/features.parquet"), ("fit_attributions", "data/targets/tiny.parquet"), ("run_ablations", "data/features/tiny/baseline.safetensors")],
+    [
+        ("run_ablations", "data/features/tiny/features.parquet"),
+        ("run_ablations", "data/features/tiny/baseline.safetensors"),
+        ("fit_attributions", "data/targets/tiny.parquet"),
+    ],
 )
 def test_a_truncated_file_stops_with_one_line_that_names_it(project: Project, stage: str, file: str) -> None:
     path = project.folder / file

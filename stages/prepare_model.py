@@ -1,0 +1,73 @@
+"""Make one model ready: the shipped one (checked), one trained by its recipe, or a hub or local model at a fixed revision."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from headflow.execution.fingerprint import digest_files
+from headflow.files import read_json, write_json
+from headflow.models.embedded.recipe import Recipe, read_recipe
+from headflow.models.embedded.shipped import METRICS_FILE, SHIPPED_FOLDER, install
+from headflow.models.prepared import CHECKPOINT, FILE, PreparedModel
+from headflow.params import EMBEDDED, ModelParams, Params
+from stages import paths
+from stages.door import enter
+
+# Training that was stopped goes on from here; DVC empties a stage's own folders before it runs.
+_TRAINING = Path(".headflow/training")
+
+
+def main(params: Params, key: str) -> None:
+    model, folder = params.model(key), paths.model_dir(key)
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    if model.id == EMBEDDED:
+        shipped = read_recipe(SHIPPED_FOLDER)
+        recipe = model.recipe or shipped
+        if model.source == "shipped" and recipe.fingerprint == shipped.fingerprint:
+            install(folder / CHECKPOINT, recipe)
+        else:
+            train_embedded(recipe, folder / CHECKPOINT)
+        described = describe_embedded(key, model, recipe, folder / CHECKPOINT)
+        metrics = {"quality": read_json(folder / CHECKPOINT / METRICS_FILE)}
+    else:
+        described, metrics = describe_other(key, model), {}
+    write_json(folder / FILE, described.model_dump(mode="json"))
+    write_json(paths.metrics("prepare_model", key), {"layers": described.layers, "heads": described.heads, **metrics})
+
+
+def train_embedded(recipe: Recipe, checkpoint: Path) -> None:
+    """Train by ``recipe``; a run that was stopped, or one with the same recipe under another key, is taken up where it is."""
+    from headflow.models.embedded.sealing import copy_sealed
+    from headflow.models.embedded.train import train
+
+    out = _TRAINING / recipe.fingerprint[:16]
+    if not (out / METRICS_FILE).exists():
+        train(recipe, out)
+    copy_sealed(out, checkpoint)
+
+
+def describe_embedded(key: str, model: ModelParams, recipe: Recipe, checkpoint: Path) -> PreparedModel:
+    return PreparedModel(
+        key=key, id=model.id, source=None, revision=None, dtype=model.dtype, architecture="LlavaForConditionalGeneration", layers=recipe.layers,
+        heads=recipe.heads, kv_heads=recipe.heads, trust_remote_code=False, fingerprint=digest_files(p for p in checkpoint.iterdir() if p.is_file()),
+    )  # fmt: skip
+
+
+def describe_other(key: str, model: ModelParams) -> PreparedModel:
+    """A hub model pinned to the commit that its revision stands for now, or a local one to the content of its files."""
+    from headflow.models.lvlm import read_config
+
+    config: Any = read_config(model.id, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    text = config.get_text_config()
+    local = Path(model.id)
+    commit = None if local.is_dir() else getattr(config, "_commit_hash", None)
+    fingerprint = digest_files(p for p in local.rglob("*") if p.is_file()) if local.is_dir() else f"{model.id}@{commit or model.revision}"
+    return PreparedModel(
+        key=key, id=model.id, source=model.id, revision=commit or model.revision, dtype=model.dtype,
+        architecture=(config.architectures or [type(config).__name__])[0], layers=text.num_hidden_layers, heads=text.num_attention_heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads, trust_remote_code=model.trust_remote_code, fingerprint=fingerprint,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    enter(main)
