@@ -63,7 +63,7 @@ class ModelParams(Group):
 class FeaturesParams(Group):
     """What is captured of each example (stage extract_features)."""
 
-    target: Literal["logit", "logprob", "margin"] = Field("logit", description="what is explained: of the true answer's first token, at the last prompt position")
+    target: Literal["logit", "logprob", "margin"] = Field("logit", description="what is explained, of the true answer's first token at the last position")
     only_correct: bool = Field(True, description="explain only examples that the stock model answers correctly")
     baseline: Baseline = Field("mean", description="what an ablated head reads at image positions")
     seed: Seed = Field(0, description="seed of the choice of swap partners")

@@ -71,7 +71,7 @@ OBJECT = pl.Struct(
     {
         "name": pl.String, "category": pl.String, "colour": pl.String, "style": pl.String, "main": pl.Boolean,
         "x": pl.Int64, "y": pl.Int64, "width": pl.Int64, "height": pl.Int64, "mask": pl.Binary,
-    }  # fmt: skip
+    }
 )
 
 EXAMPLES = Table(

@@ -1,5 +1,6 @@
 """Masked runs that can be stopped at any moment and continue where they stopped."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,7 +23,7 @@ _SAVE_EVERY_S = 2.0
 def blocks(count: int, starts: Sequence[int] = (0,)) -> list[slice]:
     """Cut ``count`` masks into work units, anew at each of ``starts``: more masks extend a group and leave its full blocks as they are."""
     edges = [*sorted({0, *starts}), count]
-    return [slice(at, min(at + BLOCK, stop)) for start, stop in zip(edges, edges[1:], strict=False) for at in range(start, stop, BLOCK)]
+    return [slice(at, min(at + BLOCK, stop)) for start, stop in itertools.pairwise(edges) for at in range(start, stop, BLOCK)]
 
 
 def run_example(
