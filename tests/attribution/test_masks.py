@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headflow import params
+from headflow.attribution import masks as masks_module
+from headflow.attribution import regression
 from headflow.attribution.hadamard import order_at_least
 from headflow.attribution.masks import (
     FIRST_FIT,
@@ -160,3 +164,8 @@ def test_more_held_out_masks_than_their_numbers_are_refused():
 def test_sampling_masks_imports_no_heavy_library():
     code = "import sys, headflow.attribution.masks as m; m.mask_table(6, 8); print(*{'torch', 'transformers', 'sklearn', 'scipy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_the_params_offer_the_designs_and_estimators_that_there_are():
+    assert set(get_args(params.Design)) == set(get_args(masks_module.Design))
+    assert set(get_args(params.Estimator)) == set(get_args(regression.Estimator))

@@ -87,7 +87,8 @@ def model(masks: np.ndarray) -> np.ndarray:
     """Targets [examples, masks]: heads 0 and 1 of layer 1 carry everything, heads 0 to 2 of layer 2 one name each, with pairs that compensate."""
     signs, name = np.where(masks, 1.0, -1.0), np.arange(SCENES) % 3
     targets = 1.0 * signs[:, 1, 0] + 0.8 * signs[:, 1, 1] - 0.5 * signs[:, 1, 0] * signs[:, 1, 1]
-    noise = 0.05 * np.random.default_rng(7).normal(size=(SCENES, len(masks)))
+    # stands for noise, and yet a mask run twice gives the same target
+    noise = 0.07 * np.sin(1000 * np.random.default_rng(7).normal(size=(SCENES, LAYERS * HEADS)) @ signs.reshape(len(masks), -1).T)
     return 4.0 + targets + 2.0 * signs[:, 2].T[name] + noise
 
 
