@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from headflow.datasets.scenes.render import Scene, SceneObject
-from headflow.datasets.scenes.vocabulary import COUNT_WORDS, NAMES, article
+from headflow.datasets.scenes.vocabulary import BACKGROUNDS, COLOURS, COUNT_WORDS, NAMES, article
 
 QuestionKind = Literal["object", "colour", "count", "colour_of", "exists", "description"]
 QUESTION_KINDS: tuple[QuestionKind, ...] = get_args(QuestionKind)
@@ -68,8 +68,6 @@ def describe(scene: Scene) -> str:
 
 def all_words() -> tuple[str, ...]:
     """Texts that together hold every word of every question and answer, for building a vocabulary."""
-    from headflow.datasets.scenes.vocabulary import BACKGROUNDS, COLOURS
-
     templates = (
         f"What is the main object in the image? {_ONE_WORD}",
         f"What is the colour of the main object? {_ONE_WORD}",

@@ -18,7 +18,7 @@ class SceneSettings(BaseModel):
     main_size: SizeRange = Field((0.48, 0.60), description="side of the main object, share of the image size")
     small_size: SizeRange = Field((0.27, 0.34), description="side of every other object, share of the image size")
     object_count_shares: tuple[Share, Share, Share] = Field((0.25, 0.40, 0.35), description="share of scenes with one, two and three objects")
-    handwritten_share: Share = Field(0.4, description="share of digits, outlined ones aside, taken from scikit-learn's handwritten ones rather than drawn with a font")
+    handwritten_share: Share = Field(0.4, description="share of digits (outlined ones aside) that are scikit-learn's handwritten ones, not a font's")
     background_level: LevelRange = Field((12.0, 48.0), description="mean brightness of the background, 0 to 255; closer to 255 lowers the contrast")
     background_contrast: LevelRange = Field((8.0, 18.0), description="amplitude of the background's pattern, 0 to 255")
     colour_jitter: float = Field(18.0, ge=0.0, le=60.0, description="largest deviation of an object's colour from its nominal RGB, 0 to 255")

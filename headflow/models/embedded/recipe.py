@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from headflow.datasets.scenes.settings import SceneSettings
+from headflow.errors import HeadflowError
+from headflow.files import read_json
+
+RECIPE_FILE = "recipe.json"
+"""Name of the recipe's file inside a checkpoint."""
 
 Width = Annotated[int, Field(ge=8, le=1024)]
 Layers = Annotated[int, Field(ge=1, le=48)]
@@ -40,7 +46,7 @@ class Recipe(BaseModel):
 
     vision_steps: Steps = Field(5500, description="steps of stage A: the vision tower alone, with temporary heads that name each patch")
     vision_batch: BatchSize = Field(32, description="scenes a step in stage A")
-    joint_steps: Steps = Field(2600, description="steps of stage B: the whole model on questions")
+    joint_steps: Steps = Field(2000, description="steps of stage B: the whole model on questions")
     joint_batch: BatchSize = Field(16, description="scenes a step in stage B")
     matrix_rate: Rate = Field(0.02, description="peak learning rate of weight matrices inside layers (Muon)")
     other_rate: Rate = Field(0.003, description="peak learning rate of all other weights (AdamW)")
@@ -76,3 +82,17 @@ PRESETS: dict[str, Recipe] = {
     # About three minutes on two cores; good at the main object's colour and fair at its name, no more.
     "fast": Recipe(vision_steps=900, joint_steps=260),
 }
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of the checkpoint in ``folder``.
+
+    Raises:
+        HeadflowError: there is none, or it is not one of this version of headflow.
+    """
+    path = folder / RECIPE_FILE
+    try:
+        return Recipe.model_validate(read_json(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise HeadflowError(f"{path}: not a recipe of this version of headflow ({'.'.join(map(str, fault['loc']))}: {fault['msg']})") from error

@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from headflow.datasets.scenes.render import Scene, scene
 from headflow.errors import HeadflowError
-from headflow.files import write_atomically, write_json
+from headflow.files import write_atomically
 from headflow.models.embedded.lessons import Lessons
 from headflow.models.embedded.network import build_network, build_processor, patch_features, to_pixels
 from headflow.models.embedded.optimiser import Optimiser
