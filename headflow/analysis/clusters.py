@@ -53,11 +53,11 @@ def cluster_heads(
     """Group heads whose mean attribution profiles over object names point the same way.
 
     Average-linkage clustering on cosine distances; of 2 … ``max_clusters`` clusters the number with the best mean silhouette is taken. Nothing
-    is drawn at random. Clusters are numbered by falling share of the summed mean \\|attribution\\|.
+    is drawn at random. Clusters are numbered by falling share of the summed mean |attribution|.
 
     Args:
         names: object name of each example.
-        coverage: only the heads that together hold this share of the summed mean \\|attribution\\| are clustered, largest first.
+        coverage: only the heads that together hold this share of the summed mean |attribution| are clustered, largest first.
     """
     from sklearn.cluster import AgglomerativeClustering
     from sklearn.metrics import silhouette_samples
