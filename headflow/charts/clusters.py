@@ -40,12 +40,13 @@ def cluster_grid(head_clusters: pl.DataFrame, head_summary: pl.DataFrame) -> alt
 
 def cluster_profiles(profiles: pl.DataFrame, head_clusters: pl.DataFrame, unit: str = "logits", names: list[str] | None = None) -> alt.LayerChart:
     """Mean attribution of the strongest clustered heads for each object name (in the order of ``names``); heads stand by cluster."""
-    heads = grouped(head_clusters).sort("share", descending=True).head(MOST_HEADS).sort(["cluster", "share"], descending=[False, True])
+    heads = theme.drawable(grouped(head_clusters)).sort("share", descending=True).head(MOST_HEADS).sort(["cluster", "share"], descending=[False, True])
     heads = heads.with_columns(pl.format("L{} H{}", "layer", "head").alias("name_of_head"), pl.col("cluster").cast(pl.String))
     order = heads["name_of_head"].to_list()
     cells = theme.drawable(profiles.join(heads.select("layer", "head", "cluster", "name_of_head"), on=["layer", "head"]))
     columns = [name for name in names or sorted(cells["name"].unique().to_list()) if name in set(cells["name"])]
-    y = alt.Y("name_of_head:N", sort=order, title="layer and head, by cluster", axis=alt.Axis(offset=14))
+    # Order by domain, not by `sort`: that would put the names into an expression, and names may hold anything.
+    y = alt.Y("name_of_head:N", scale=alt.Scale(domain=order), title="layer and head, by cluster", axis=alt.Axis(offset=14))
     # The strip beside the names says which rows belong together; it repeats the colours of the cluster grid.
     strip = (
         alt.Chart(heads)
@@ -57,7 +58,7 @@ def cluster_profiles(profiles: pl.DataFrame, head_clusters: pl.DataFrame, unit: 
         .mark_rect()
         .encode(
             y=y,
-            x=alt.X("name:N", title="main object", sort=columns, axis=alt.Axis(labelAngle=-40 if len(columns) > 6 else 0, labelLimit=90)),
+            x=alt.X("name:N", title="main object", scale=alt.Scale(domain=columns), axis=alt.Axis(labelAngle=-40 if len(columns) > 6 else 0, labelLimit=90)),
             color=theme.signed("attribution", cells, f"mean attribution, {unit}", orient="top", direction="horizontal"),
             tooltip=[alt.Tooltip("name_of_head:N", title="head"), "cluster:N", alt.Tooltip("name:N", title="object"),
                      alt.Tooltip("attribution:Q", title=f"mean attribution, {unit}", format="+.3f"), "examples:Q"],

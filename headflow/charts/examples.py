@@ -1,5 +1,7 @@
 """Examples side by side: whose attributions are alike, and which labels say so."""
 
+import re
+
 import altair as alt
 import polars as pl
 
@@ -20,12 +22,14 @@ def example_map(positions: pl.DataFrame, labels: pl.DataFrame, pictures: pl.Data
         labels: ``id`` and one text column a label, named ``meaning_…`` or ``looks_…``.
         pictures: ``id`` and ``image`` (a data URI).
     """
-    rows = theme.drawable(numbers.thinned(positions.sort("id"), MOST_EXAMPLES)).join(labels, on="id", how="left")
-    names = [name for name in rows.columns if name.startswith(("meaning_", "looks_"))]
+    names = [name for name in labels.columns if name.startswith(("meaning_", "looks_"))]
+    # A column may be called anything; inside a chart it goes by its place, as Vega reads dots and brackets in names as paths.
+    safe = {name: f"label{place}" for place, name in enumerate(names)}
+    rows = theme.drawable(numbers.thinned(positions.sort("id"), MOST_EXAMPLES)).join(labels.rename(safe), on="id", how="left")
     shown = pictures.filter(pl.col("id").is_in(rows["id"].to_list()))
     base = alt.Chart(rows).transform_lookup("id", from_=alt.LookupData(data=shown, key="id", fields=["image"]))
-    tooltip = [alt.Tooltip("image:N"), *(alt.Tooltip(f"{name}:N", title=plain(name)) for name in names), alt.Tooltip("id:N", title="example")]
-    panels = [_coloured(base, rows, name, tooltip) for name in names if 2 <= rows[name].n_unique() <= MOST_COLOURS]
+    tooltip = [alt.Tooltip("image:N"), *(alt.Tooltip(f"{field}:N", title=_bare(name)) for name, field in safe.items()), alt.Tooltip("id:N", title="example")]
+    panels = [_coloured(base, safe[name], name, theme.palette(labels[name]), tooltip) for name in names if 2 <= labels[name].n_unique() <= MOST_COLOURS]
     return alt.vconcat(
         _thumbnails(base, rows, tooltip),
         *(alt.hconcat(*panels[i : i + 2], spacing=128, bounds="flush").resolve_scale(fill="independent") for i in range(0, len(panels), 2)),
@@ -45,17 +49,14 @@ def _thumbnails(base: alt.Chart, rows: pl.DataFrame, tooltip: list[alt.Tooltip])
     return (frames + images).properties(width=650, height=430, view=FRAME, title="Every picture where its attributions put it")
 
 
-def _coloured(base: alt.Chart, rows: pl.DataFrame, name: str, tooltip: list[alt.Tooltip]) -> alt.Chart:
+def _coloured(base: alt.Chart, field: str, name: str, colours: dict[str, str], tooltip: list[alt.Tooltip]) -> alt.Chart:
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    fill = alt.Fill(f"{field}:N", title=None, scale=scale, legend=alt.Legend(labelLimit=90))
     return (
         base.mark_point(size=48, opacity=0.95, stroke=theme.QUIET, strokeWidth=0.5)
-        .encode(x=_coordinate("x"), y=_coordinate("y"), fill=_fill(name, rows), tooltip=tooltip)
+        .encode(x=_coordinate("x"), y=_coordinate("y"), fill=fill, tooltip=tooltip)
         .properties(width=225, height=200, view=FRAME, title=f"Coloured by {plain(name)}")
     )
-
-
-def _fill(name: str, rows: pl.DataFrame) -> alt.Fill:
-    colours = theme.palette(rows[name].to_list())
-    return alt.Fill(f"{name}:N", title=None, scale=alt.Scale(domain=list(colours), range=list(colours.values())), legend=alt.Legend(labelLimit=90))
 
 
 def _coordinate(field: str) -> alt.X | alt.Y:
@@ -81,7 +82,7 @@ def separation(table: pl.DataFrame) -> alt.HConcatChart:
 
 def _measure(rows: pl.DataFrame, value: str, chance: str, p: str, title: str, *, labelled: bool) -> alt.LayerChart:
     axis = alt.Axis(labelLimit=150) if labelled else None
-    y = alt.Y("name:N", sort=rows["name"].to_list(), title=None, axis=axis)
+    y = alt.Y("name:N", scale=alt.Scale(domain=rows["name"].to_list()), title=None, axis=axis)
     known = [number for column in (value, chance) for number in rows[column].drop_nulls().to_list()]
     domain = [min(0.0, *known, 0.0), max(0.1, *known, 0.1)]
     x = alt.X(f"{value}:Q", title=title, scale=alt.Scale(domain=domain, nice=True), axis=alt.Axis(tickCount=4))
@@ -101,4 +102,9 @@ def _measure(rows: pl.DataFrame, value: str, chance: str, p: str, title: str, *,
 
 def plain(label: str) -> str:
     """A label column's name in words, e.g. ``looks_hand_drawn`` → ``hand drawn``."""
-    return label.split("_", 1)[-1].replace("_", " ")
+    return " ".join(label.split("_", 1)[-1].replace("_", " ").split())
+
+
+def _bare(label: str) -> str:
+    """:func:`plain` without quotes and the like: Vega-Lite pastes the names of a tooltip's rows into code as they are."""
+    return re.sub(r"[^\w .,()+/-]", " ", plain(label))

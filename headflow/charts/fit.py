@@ -18,10 +18,18 @@ def held_out(predictions: pl.DataFrame, fits: pl.DataFrame, pictures: pl.DataFra
     scale = alt.Scale(domain=[min(known), max(known)], nice=True)
     scatter = (
         alt.Chart(points)
+        .transform_lookup("id", from_=alt.LookupData(data=pictures.filter(pl.col("id").is_in(points["id"].to_list())), key="id", fields=["image"]))
         .mark_point(size=14, opacity=0.35, color=theme.ACCENT)
         .encode(
             x=alt.X("predicted:Q", title=f"target predicted by the fit, {unit}", scale=scale),
             y=alt.Y("actual:Q", title=f"target in the model, {unit}", scale=scale),
+            tooltip=[
+                alt.Tooltip("id:N", title="title"),
+                alt.Tooltip("image:N"),
+                alt.Tooltip("mask:Q"),
+                alt.Tooltip("predicted:Q", format=".2f"),
+                alt.Tooltip("actual:Q", format=".2f"),
+            ],
         )
     )
     left = (scatter + same).properties(width=360, height=330, title="Held-out masks (dashed: prediction = model)")

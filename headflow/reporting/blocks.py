@@ -12,7 +12,7 @@ from headflow.charts.pictures import data_uri
 from headflow.reporting import provenance
 from headflow.reporting.html import table, tag
 from headflow.reporting.run import Run
-from headflow.reporting.words import MINUS, counted, listed
+from headflow.reporting.words import MINUS, counted, listed, number
 
 BASELINES = {
     "mean": "the average over reference pictures",
@@ -23,6 +23,9 @@ BASELINES = {
 TARGETS = {"logit": "logit", "logprob": "log-probability", "margin": "margin over the best other token, in logits,"}
 ROLES = ("system", "image", "question", "role", "final", "answer")
 MOST_TOKENS = 160
+MOST_QUESTIONS = 4
+LONG_ANSWER = 20
+"""Letters beyond which answers need wider cards."""
 LONG = 24
 """Rows beyond which a table is folded."""
 
@@ -30,7 +33,9 @@ LONG = 24
 def header(run: Run) -> Markup:
     """Title, the question in plain words, and the method in one paragraph."""
     questions = run.asked["question"].unique(maintain_order=True).to_list()
-    asked = Markup(" ").join(Markup("“{}”").format(question) for question in questions[:4])
+    asked = Markup(" ").join(Markup("“{}”").format(question) for question in questions[:MOST_QUESTIONS])
+    if len(questions) > MOST_QUESTIONS:
+        asked += f" and {len(questions) - MOST_QUESTIONS} more"
     purposes = dict(run.masks["purpose"].value_counts().iter_rows())
     features = run.params["features"]
     model = run.model["id"] if run.model["id"] != "embedded" else "the small model that ships with headflow"
@@ -40,7 +45,7 @@ def header(run: Run) -> Markup:
     ).format(run.model["layers"] * run.model["heads"])
     method = Markup(
         "Here {} ({} layers of {} heads) was asked {} about {}. For each of {} explained, its heads were <a href='#term-ablation'>cut</a> "
-        "in {} different combinations (<a href='#term-mask'>masks</a>): a cut head reads {} where the picture was, and all else stays as it is. "
+        "in {} combinations (<a href='#term-mask'>masks</a>): a cut head reads {} where the picture was, and all else stays as it is. "
         "A linear regression of the {} of the answer (the <a href='#term-target'>target</a>) on which heads were intact then gives each head an "
         "<a href='#term-attribution'>attribution</a>: what it adds when it sees the picture. The fit is judged on {} combinations that it never saw."
     ).format(
@@ -84,10 +89,12 @@ def scenes(run: Run, most: int) -> Markup:
     first = asked.head(most)
     left_out = asked.filter(~pl.col("explained")).join(first, on="id", how="anti").head(4)
     many = asked["question"].n_unique() > 1
-    blocks = [tag("div", *(_card(row, many) for row in first.iter_rows(named=True)), class_="scenes")]
+    long = max((len(answer) for answer in (*first["answer"], *first["stock_answer"])), default=0) > LONG_ANSWER
+    shape = "scenes wide" if long or many else "scenes"
+    blocks = [tag("div", *(_card(row, many) for row in first.iter_rows(named=True)), class_=shape)]
     if not left_out.is_empty():
         blocks.append(tag("p", "Further examples that were left out:", class_="quiet"))
-        blocks.append(tag("div", *(_card(row, many) for row in left_out.iter_rows(named=True)), class_="scenes"))
+        blocks.append(tag("div", *(_card(row, many) for row in left_out.iter_rows(named=True)), class_=shape))
     return Markup("").join(blocks)
 
 
@@ -97,7 +104,7 @@ def _card(row: Mapping[str, Any], with_question: bool) -> Markup:
     lines += [
         tag("p", tag("span", "shown ", class_="quiet"), row["answer"]),
         tag("p", tag("span", "said ", class_="quiet"), tag("b", row["stock_answer"])),
-        tag("p", "✓ right" if right else "✗ wrong", "" if row["explained"] else " · left out", class_="verdict"),
+        tag("p", "✓ " if right else "✗ ", "left out" if not row["explained"] else "right" if right else "wrong", class_="verdict"),
     ]
     picture = tag("img", src=data_uri(row["image"]), alt=f"{row['id']}: {row['answer']}")
     return tag("div", picture, *lines, class_="scene" if right else "scene wrong")
@@ -165,7 +172,9 @@ def _value(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}".replace("-", MINUS) if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}".replace("-", MINUS) if abs(value) >= 0.001 else number(value)
 
 
 def caveats(run: Run) -> Markup:

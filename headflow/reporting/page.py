@@ -3,7 +3,8 @@
 import base64
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nbconvert.filters import Highlight2HTML
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+import headflow
 from headflow.errors import HeadflowError
 from headflow.files import write_atomically
 from headflow.reporting.figure import CHART, VERSION
@@ -35,7 +37,7 @@ def execute(template: Path, notebook: Path, parameters: Mapping[str, Any]) -> No
     # Paths relative to where the run stands are recorded in the notebook; others would name somebody's machine.
     source, target = os.path.relpath(template), os.path.relpath(notebook)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _kernel_imports_this_headflow():
             warnings.simplefilter("ignore")  # deprecations inside papermill and its client, which no user can act on
             papermill.execute_notebook(
                 source, target, parameters=dict(parameters), kernel_name="python3", cwd=".", progress_bar=True, extra_arguments=["--log-level=ERROR"]
@@ -73,6 +75,20 @@ def render(notebook: NotebookNode, template: Path, page: Path, title: str) -> No
     if size > LARGEST_PAGE:
         raise HeadflowError(f"{page}: would take {size / 1e6:.1f} MB, more than {LARGEST_PAGE / 1e6:.0f}; show fewer scenes (report.scenes)")
     write_atomically(page, lambda path: path.write_text(html, encoding="utf-8"))
+
+
+@contextmanager
+def _kernel_imports_this_headflow() -> Iterator[None]:
+    """A kernel looks into the current folder last, so another headflow that is installed would win over the one that runs."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(headflow.__file__).resolve().parents[1]), before]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _bundle() -> Markup:

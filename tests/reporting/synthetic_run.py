@@ -275,8 +275,8 @@ def _profiles(attributions: pl.DataFrame, explained: pl.DataFrame) -> pl.DataFra
 
 def _map(truth: np.ndarray, explained: pl.DataFrame) -> pl.DataFrame:
     flat = truth.reshape(len(truth), -1)
-    left, values, _ = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
-    return pl.DataFrame({"id": explained["id"], "x": left[:, 0] * values[0], "y": left[:, 1] * values[1]})
+    _, _, axes = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    return pl.DataFrame({"id": explained["id"], "x": flat @ axes[0], "y": flat @ axes[min(1, len(axes) - 1)]})
 
 
 def _separation() -> pl.DataFrame:

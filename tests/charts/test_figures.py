@@ -1,0 +1,177 @@
+"""Every figure validates, holds only JSON, can be drawn, and shows what it claims to show."""
+
+import io
+import json
+from collections.abc import Callable
+
+import altair as alt
+import polars as pl
+import pytest
+from PIL import Image
+
+from headflow import charts
+from headflow.charts import numbers, pictures, theme
+from headflow.reporting.figure import LARGEST_PNG, png
+from tests.reporting import synthetic_run
+
+FIGURES: dict[str, Callable[[synthetic_run.Run], alt.TopLevelMixin]] = {
+    "head_grid": lambda run: charts.head_grid(run.head_summary),
+    "top_heads": lambda run: charts.top_heads(run.head_summary),
+    "layer_profile": lambda run: charts.layer_profile(run.attributions),
+    "effect_sums": lambda run: charts.effect_sums(run.attributions, run.fits, run.head_summary),
+    "attention_scatter": lambda run: charts.attention_scatter(numbers.attention_by_head(run.attention, run.head_summary, run.fits["id"].to_list()), 0.75),
+    "held_out": lambda run: charts.held_out(run.predictions, run.fits, pictures.with_pictures(run.examples)),
+    "growth": lambda run: charts.growth(run.growth),
+    "cluster_grid": lambda run: charts.cluster_grid(run.head_clusters, run.head_summary),
+    "cluster_profiles": lambda run: charts.cluster_profiles(run.profiles, run.head_clusters),
+    "example_map": lambda run: charts.example_map(run.example_map, labels(run), pictures.with_pictures(run.examples)),
+    "separation": lambda run: charts.separation(run.separation),
+}
+
+
+def labels(run: synthetic_run.Run) -> pl.DataFrame:
+    return run.examples.select("id", "^(meaning|looks)_.*$")
+
+
+@pytest.fixture(scope="module")
+def run() -> synthetic_run.Run:
+    return synthetic_run.make()
+
+
+def undefined(run: synthetic_run.Run) -> synthetic_run.Run:
+    """The same run with every number that may be undefined made so: null in one half, NaN in the other."""
+
+    def hollow(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
+        holes = pl.when(pl.int_range(pl.len()) % 2 == 0).then(None).otherwise(float("nan"))
+        return frame.with_columns(holes.alias(column) for column in columns)
+
+    measures = [f"{name}{end}" for name in ("silhouette", "purity", "explained") for end in ("", "_p")]
+    return run.but(
+        head_summary=hollow(run.head_summary, "low", "high", "single_mean"),
+        attributions=hollow(run.attributions, "single_head_effect"),
+        fits=hollow(run.fits, "held_out_r", "held_out_r2"),
+        growth=hollow(run.growth, "held_out_r", "agreement_r"),
+        head_clusters=hollow(run.head_clusters, "silhouette"),
+        separation=hollow(run.separation, *measures, "purity_chance", "explained_chance"),
+    )
+
+
+def emptied(run: synthetic_run.Run) -> synthetic_run.Run:
+    """The same run with the tables empty that may be."""
+    return run.but(
+        growth=run.growth.clear(), separation=run.separation.clear(), head_clusters=run.head_clusters.with_columns(pl.lit(-1, pl.Int64).alias("cluster"))
+    )
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_draws_as_one_picture_below_the_size_limit(name, run):
+    spec = FIGURES[name](run).to_dict(validate=True)
+    json.dumps(spec, allow_nan=False)
+    drawn = png(spec)
+    assert len(drawn) < LARGEST_PNG
+    with Image.open(io.BytesIO(drawn)) as image:
+        assert image.format == "PNG" and image.width >= theme.WIDTH
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 8, "the picture is blank"
+
+
+@pytest.mark.parametrize("change", [undefined, emptied, lambda _: synthetic_run.make(scenes=1)], ids=["undefined numbers", "empty tables", "one example"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_of_poor_tables_is_still_valid(name, change, run):
+    spec = FIGURES[name](change(run)).to_dict(validate=True)
+    json.dumps(spec, allow_nan=False)
+
+
+def encodings(spec: object, channel: str) -> list[dict]:
+    """Every encoding of ``channel`` anywhere in a spec."""
+    if isinstance(spec, dict):
+        own = [spec["encoding"][channel]] if channel in spec.get("encoding", {}) else []
+        return own + [found for part in spec.values() for found in encodings(part, channel)]
+    return [found for part in spec for found in encodings(part, channel)] if isinstance(spec, list) else []
+
+
+@pytest.mark.parametrize("name", ["head_grid", "cluster_grid"])
+def test_layers_run_upward_and_heads_along_x(name, run):
+    spec = FIGURES[name](run).to_dict()
+    layers = [encoding["scale"]["domain"] for encoding in encodings(spec, "y")]
+    heads = [encoding["scale"]["domain"] for encoding in encodings(spec, "x")]
+    assert layers and all(domain == [5, 4, 3, 2, 1, 0] for domain in layers)
+    assert heads and all(domain == list(range(8)) for domain in heads)
+
+
+@pytest.mark.parametrize("name", ["head_grid", "cluster_profiles"])
+def test_signed_colours_are_centred_on_zero(name, run):
+    (colour,) = encodings(FIGURES[name](run).to_dict(), "color")
+    low, high = colour["scale"]["domain"]
+    assert low == -high < 0 and colour["scale"]["domainMid"] == 0 and colour["scale"]["scheme"] == theme.SIGNED
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_drawn_axis_of_a_number_has_a_title(name, run):
+    for channel in ("x", "y"):
+        named = set()
+        unnamed = []
+        for encoding in encodings(FIGURES[name](run).to_dict(), channel):
+            if encoding.get("type") != "quantitative" or encoding.get("axis", "") is None or encoding.get("axis", {}).get("labels") is False:
+                continue
+            (named.add if encoding.get("title") else unnamed.append)(encoding.get("field"))
+        assert named or not unnamed
+
+
+def test_units_reach_the_axes(run):
+    spec = json.dumps(charts.top_heads(run.head_summary, unit="nats").to_dict())
+    assert "attribution, nats" in spec and "logits" not in spec
+
+
+def test_only_heads_clear_of_zero_are_outlined(run):
+    spec = charts.head_grid(run.head_summary).to_dict()
+    outline = next(layer for layer in spec["layer"] if layer["mark"].get("filled") is False)
+    assert outline["transform"] == [{"filter": "datum.clear"}]
+    data = spec["datasets"][spec.get("data", outline.get("data"))["name"]]
+    assert {(row["layer"], row["head"]) for row in data if row["clear"]} >= {(3, 5), (4, 0), (2, 1)}
+    assert sum(row["clear"] for row in data) < len(data)
+
+
+def test_figures_of_a_large_model_stay_small():
+    rng_run = synthetic_run.make()
+    wide = pl.concat([rng_run.head_summary.with_columns(pl.col("layer") + 6 * i, pl.col("head") + 8 * j) for i in range(6) for j in range(4)])
+    spec = charts.head_grid(wide).to_dict()
+    assert spec["height"] < 800 and len(png(spec)) < LARGEST_PNG
+    many = pl.concat([rng_run.predictions.with_columns(pl.col("mask") + 32 * i) for i in range(20)])
+    assert len(json.dumps(FIGURES["held_out"](rng_run.but(predictions=many)).to_dict())) < 600_000
+
+
+def test_a_value_has_one_colour_in_every_figure_and_colours_are_drawn_as_themselves():
+    assert theme.palette(["b", "a", None, "b"]) == theme.palette(["a", "b"])
+    assert theme.palette(["Red", "blue"]) == {"Red": "#d3352c", "blue": "#2b63d9"}
+    mixed = theme.palette(["red", "striped"])
+    assert mixed["red"] != "#d3352c", "a list that is not all colours must not half pretend to be"
+    many = theme.palette([f"v{i:02d}" for i in range(20)])
+    assert len(set(many.values())) == 20
+
+
+def test_map_colours_follow_the_palette_of_the_whole_run(run):
+    fills = [encoding["scale"] for encoding in encodings(FIGURES["example_map"](run).to_dict(), "fill")]
+    drawn = [dict(zip(scale["domain"], scale["range"], strict=True)) for scale in fills]
+    assert drawn == [theme.palette(labels(run)[name]) for name in labels(run).columns if name != "id"]
+
+
+def test_columns_and_values_may_be_called_anything(run):
+    odd = "looks_a.b[0]'\"\u2028`\\"
+    odd_labels = labels(run).rename({"looks_style": odd}).with_columns(pl.col(odd).replace({"filled": odd}))
+    odd_separation = run.separation.with_columns(pl.col("label").replace({"looks_style": odd}))
+    odd_profiles = run.profiles.with_columns(pl.col("name").replace({"circle": odd}))
+    for chart in (
+        charts.example_map(run.example_map, odd_labels, pictures.with_pictures(run.examples)),
+        charts.separation(odd_separation),
+        charts.cluster_profiles(odd_profiles, run.head_clusters),
+    ):
+        png(chart.to_dict())
+
+
+def test_tooltips_of_examples_carry_pictures(run):
+    for name in ("held_out", "example_map"):
+        spec = FIGURES[name](run).to_dict()
+        fields = {tip["field"] for tips in encodings(spec, "tooltip") if isinstance(tips, list) for tip in tips}
+        assert "image" in fields
+        uris = {row["image"] for rows in spec["datasets"].values() for row in rows if "image" in row}
+        assert uris and all(uri.startswith("data:image/png;base64,") for uri in uris)

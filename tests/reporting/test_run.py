@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from headflow.errors import HeadflowError
+from headflow.reporting import run as runs
+from headflow.reporting.provenance import commit, versions
+from stages import render_report
+from tests.reporting import synthetic_run
+
+PARAMS = {"features": {"target": "logprob", "baseline": "mean"}, "fit": {"confidence": 0.9}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    synthetic_run.write(synthetic_run.make(), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load() -> runs.Run:
+    return runs.load("tiny", render_report.inputs("tiny"), PARAMS)
+
+
+def refused() -> str:
+    with pytest.raises(HeadflowError) as caught:
+        load()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_whole_run_is_read(folder):
+    run = load()
+    assert run.unit == "nats" and run.confidence == 0.9
+    assert len(run.explained) == 37 and run.asked.height == 40
+    assert run.checks == {"identity": 2.1e-7, "swap": 4.4e-7, "prefix": 1.1e-7, "effect": 0.74, "tolerance": 1e-5}
+    assert run.name_order[:2] == ["left", "up"], "names of one category stand together"
+    assert set(run.pictures["id"]) == set(run.explained)
+
+
+def test_examples_without_names_go_by_their_answers(folder):
+    path = folder / "data/examples.parquet"
+    pl.read_parquet(path).drop("meaning_name", "meaning_category").write_parquet(path)
+    assert set(load().names["name"]) == set(synthetic_run.CATEGORY)
+
+
+def test_metrics_are_optional(folder):
+    for path in (folder / "reports/metrics").iterdir():
+        path.unlink()
+    assert load().metrics == {} and load().checks == {}
+
+
+@pytest.mark.parametrize("name", runs.TABLES)
+def test_each_table_is_required_and_named_when_it_is_missing(name, folder):
+    Path(render_report.inputs("tiny")[name]).unlink()
+    assert refused().startswith(render_report.inputs("tiny")[name]) and "dvc repro" in refused()
+
+
+def test_a_truncated_table_and_a_broken_model_file_are_named(folder):
+    path = folder / "data/attributions/tiny/fits.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert refused().startswith("data/attributions/tiny/fits.parquet: not a readable Parquet file")
+    path.write_bytes(whole)
+    (folder / "data/models/tiny/model.json").write_text('{"id": "x"}')
+    assert refused().startswith("data/models/tiny/model.json: has no 'dtype'")
+    (folder / "data/models/tiny/model.json").write_text("[]")
+    assert "model.json" in refused()
+
+
+def test_damaged_metrics_are_named(folder):
+    (folder / "reports/metrics/run_ablations_tiny.json").write_text('{"checks": ')
+    assert refused().startswith("reports/metrics/run_ablations_tiny.json")
+
+
+def test_tables_of_different_runs_are_refused(folder):
+    run = synthetic_run.make()
+    shifted = run.but(fits=run.fits.with_columns(pl.col("id") + "-old"))
+    synthetic_run.write(shifted, folder)
+    assert "different runs" in refused()
+    synthetic_run.write(run.but(attributions=run.attributions.with_columns(pl.col("layer") + 6)), folder)
+    assert "says the model has 6" in refused()
+
+
+def test_a_run_that_explains_nothing_is_refused(folder):
+    run = synthetic_run.make()
+    synthetic_run.write(run.but(attributions=run.attributions.clear()), folder)
+    assert "no example was explained" in refused()
+
+
+def test_metrics_are_flattened_and_what_is_not_finite_left_out():
+    assert runs.flat({"a": {"b": 1, "c": {"d": "x"}}, "e": float("nan"), "f": [1], "g": True, "h": None}) == {"a.b": 1, "a.c.d": "x", "g": True}
+    assert runs.flat([1]) == {}
+
+
+def test_provenance_outside_git_and_without_packages(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit(tmp_path) == "not under git, or no commit yet"
+    monkeypatch.setenv("PATH", "")
+    assert commit(tmp_path) == "not under git, or no commit yet"
+    found = versions()
+    assert {"python", "headflow", "torch", "transformers"} <= set(found)
+
+
+def test_provenance_tells_changed_files(tmp_path):
+    import subprocess
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "first")
+    assert commit(tmp_path).endswith(", unchanged")
+    (tmp_path / "a").write_text("2")
+    assert commit(tmp_path).endswith(", with 1 changed file")
