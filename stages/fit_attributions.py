@@ -10,7 +10,7 @@ from headflow.attribution.masks import unpack
 from headflow.attribution.regression import fit
 from headflow.attribution.results import attributions_table, fits_table, predictions_table
 from headflow.errors import HeadflowError
-from headflow.files import write_json
+from headflow.files import write_csv, write_json
 from headflow.params import Params
 from headflow.tables import ATTRIBUTIONS, EXAMPLES, FEATURES, FITS, GROWTH, HEAD_SUMMARY, MASKS, PREDICTIONS, TARGETS
 from stages import paths
@@ -54,6 +54,11 @@ def main(params: Params, model: str) -> None:
     summary = summarise(fitted.attribution_, single_effects, label_groups(examples), confidence=params.fit.confidence)
     HEAD_SUMMARY.write(summary, folder / "head_summary.parquet")
     GROWTH.write(grown, folder / "growth.parquet")
+
+    layer_means = summary.filter(pl.col("group") == "all").group_by("layer", maintain_order=True).agg(pl.col("mean").mean())
+    write_csv(layer_means, paths.plot("layers", model))
+    write_csv(PREDICTIONS.read(folder / "predictions.parquet").select("id", "mask", "predicted", "actual"), paths.plot("held_out", model))
+    write_csv(grown.group_by("masks", maintain_order=True).agg(pl.col("held_out_r", "agreement_r").mean()), paths.plot("growth", model))
 
     largest = np.abs(fitted.attribution_).max((1, 2))
     relative_errors = np.median(fitted.standard_error_, axis=(1, 2))[largest > 0] / largest[largest > 0]

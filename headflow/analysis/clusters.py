@@ -47,9 +47,7 @@ def profiles(attributions: Float[np.ndarray, "examples layers heads"], names: li
     return pl.DataFrame(columns, schema=_schema(PROFILES))
 
 
-def cluster_heads(
-    attributions: Float[np.ndarray, "examples layers heads"], names: list[str], *, coverage: float = 0.95, max_clusters: int = 8
-) -> HeadClusters:
+def cluster_heads(attributions: Float[np.ndarray, "examples layers heads"], names: list[str], *, coverage: float = 0.95, max_clusters: int = 8) -> HeadClusters:
     """Group heads whose mean attribution profiles over object names point the same way.
 
     Average-linkage clustering on cosine distances; of 2 … ``max_clusters`` clusters the number with the best mean silhouette is taken. Nothing
@@ -88,21 +86,32 @@ def cluster_heads(
 def example_map(ids: list[str], vectors: Float[np.ndarray, "examples size"]) -> pl.DataFrame:
     """Examples in the plane, near each other where the same heads matter: an EXAMPLE_MAP table.
 
-    Metric multidimensional scaling of the cosine distances (SMACOF, sklearn.manifold.MDS), started from classical scaling, so nothing is drawn
+    Metric multidimensional scaling of the cosine distances (SMACOF, sklearn.manifold.smacof), started from classical scaling, so nothing is drawn
     at random; turned to its principal axes, the point farthest out along each axis on the positive side.
     """
-    from sklearn.manifold import MDS
+    from sklearn.manifold import smacof
 
     distances = cosine_distances(vectors)
     places = np.zeros((len(ids), 2))
     if len(ids) > 2 and distances.any():
-        places = MDS(2, metric="precomputed", init="classical_mds", n_init=1).fit_transform(distances)
+        places, _ = smacof(distances, n_components=2, init=_classical_scaling(distances), n_init=1, normalized_stress=False)
         places = places - places.mean(0)
         places = places @ np.linalg.svd(places, full_matrices=False)[2].T
         places *= np.where(places[np.abs(places).argmax(0), [0, 1]] < 0, -1.0, 1.0)
     elif len(ids) == 2:
         places[:, 0] = distances[0, 1] / 2 * np.array([1, -1])
     return pl.DataFrame({"id": ids, "x": places[:, 0], "y": places[:, 1]}, schema=_schema(EXAMPLE_MAP))
+
+
+def _classical_scaling(distances: Float[np.ndarray, "examples examples"]) -> Float[np.ndarray, "examples 2"]:
+    """Places in the plane from the two largest eigenvalues of the doubly centred squares.
+
+    Cosine distances break the triangle inequality, so eigenvalues can be negative; sklearn's ClassicalMDS takes their root all the same.
+    """
+    squares = distances**2
+    centred = squares - squares.mean(0) - squares.mean(1, keepdims=True) + squares.mean()
+    values, vectors = np.linalg.eigh(-centred / 2)
+    return vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0.0))
 
 
 def _profile(attributions: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

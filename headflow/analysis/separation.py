@@ -30,9 +30,7 @@ class Measures:
     explained: Float[np.ndarray, "labellings"]
 
 
-def measure(
-    distances: Float[np.ndarray, "examples examples"], labellings: Int[np.ndarray, "labellings examples"], neighbours: int = 3
-) -> Measures:
+def measure(distances: Float[np.ndarray, "examples examples"], labellings: Int[np.ndarray, "labellings examples"], neighbours: int = 3) -> Measures:
     """The three measures for many labellings of the same examples at once.
 
     Args:

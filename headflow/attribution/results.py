@@ -20,9 +20,7 @@ def attributions_table(ids: Sequence[str], fitted: Attribution, single_effects: 
     return pl.DataFrame(columns, schema=_schema(ATTRIBUTIONS))
 
 
-def fits_table(
-    ids: Sequence[str], fitted: Attribution, intact: Float[np.ndarray, "examples"], ablated: Float[np.ndarray, "examples"]
-) -> pl.DataFrame:
+def fits_table(ids: Sequence[str], fitted: Attribution, intact: Float[np.ndarray, "examples"], ablated: Float[np.ndarray, "examples"]) -> pl.DataFrame:
     """The quality of each example's fit as a FITS table; r and R² are null where the target does not vary over the held-out masks."""
     columns = {
         "id": list(ids), "intercept": fitted.intercept_, "penalty": fitted.penalty_, "held_out_r": fitted.held_out_r_, "held_out_r2": fitted.held_out_r2_,

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headflow.analysis.clusters import cluster_heads, example_map, profiles
@@ -106,8 +106,9 @@ def test_the_map_shows_distances_that_fit_into_a_plane():
     assert np.corrcoef(distances.ravel(), expected.ravel())[0, 1] > 0.95
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(0, 100))
+@example(3, 60)  # distances 0.18, 1.32 and 1.77 fit no triangle
 def test_the_map_is_finite_for_any_number_of_examples(count, seed):
     vectors = np.random.default_rng(seed).normal(size=(count, 3)).round()  # some equal, some zero
     frame = example_map([str(index) for index in range(count)], vectors)
