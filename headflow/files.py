@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from headflow.errors import HeadflowError
 
 
@@ -32,6 +34,11 @@ def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON with a stable key order."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_csv(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table for `dvc plots`; numbers with six digits, as a plot needs no more."""
+    write_atomically(path, lambda temporary: frame.write_csv(temporary, float_precision=6))
 
 
 def read_json(path: Path) -> Any:

@@ -37,3 +37,7 @@ def report_dir(model: str) -> Path:
 
 def metrics(stage: str, model: str | None = None) -> Path:
     return REPORTS / "metrics" / (f"{stage}_{model}.json" if model else f"{stage}.json")
+
+
+def plot(name: str, model: str) -> Path:
+    return REPORTS / "plots" / name / f"{model}.csv"

@@ -15,7 +15,8 @@ def main() -> None:
         runs = read_json(paths.metrics("run_ablations", key))
         fit = read_json(paths.metrics("fit_attributions", key))
         print(f"\nheadflow: {key}")
-        print(f"  examples explained   {features['explained']} of {features['examples']} (the stock model answers the others wrongly)")
+        left_out = f" ({features['left_out']} left out: the stock model answers them wrongly)" if features["left_out"] else ""
+        print(f"  examples explained   {features['explained']} of {features['examples']}{left_out}")
         print(f"  masked forwards      {runs['masked_forwards']:,} ({runs['masks']} masks an example)")
         print(f"  held-out fit         Pearson r {fit['mean_held_out_r']:.3f} (mean over examples)")
         print(f"  report               {(paths.report_dir(key) / 'index.html').resolve()}")
