@@ -73,7 +73,7 @@ class MasksParams(Group):
     """Which heads are ablated together (stage sample_masks)."""
 
     design: Design = Field("auto", description="how fit masks are drawn; auto takes the best for the budget")
-    count: int = Field(192, ge=4, le=1_000_000, description="fit masks per example")
+    count: int = Field(384, ge=4, le=1_000_000, description="fit masks per example")
     held_out: int = Field(128, ge=8, le=100_000, description="independent Bernoulli masks that judge the fit")
     ablation_probability: float = Field(0.5, gt=0.0, lt=1.0, description="chance that a head is ablated (bernoulli and antithetic)")
     seed: Seed = Field(0, description="seed of the masks; mask i depends on it and on i alone")

@@ -19,8 +19,10 @@ def growth(
 
     One estimator serves every size, the one that :func:`resolve_estimator` takes for all masks, so that the curve shows the masks and
     not a change of method. ``agreement_r`` compares fits on the first and the second half of the masks; as many as two are left
-    out to give both halves whole complementary pairs. Both correlations are null where one side does not vary. Masks that ablate
-    one head each give an empty table: a part of them leaves heads unmeasured.
+    out to give both halves whole complementary pairs. It is null where the estimator is foldover and a half has fewer than two masks
+    a head: rows of one orthogonal design have nothing in common, so such halves could not agree however good they were. Both
+    correlations are null where one side does not vary. Masks that ablate one head each give an empty table: a part of them leaves
+    heads unmeasured.
 
     Raises:
         HeadflowError: see :func:`headflow.attribution.regression.fit`.
@@ -37,6 +39,8 @@ def growth(
             for part in (slice(0, count), slice(0, half), slice(half, 2 * half))
         )
         agreement = correlations(*(f.attribution_.reshape(len(names), -1) for f in (one, other)))
+        if resolved == "foldover" and half < 2 * masks[0].size:
+            agreement = np.full(len(names), np.nan)
         columns = {"id": list(names), "masks": [count] * len(names), "held_out_r": whole.held_out_r_, "agreement_r": agreement}
         frames.append(pl.DataFrame(columns, schema=schema).with_columns(pl.col("held_out_r", "agreement_r").fill_nan(None)))
     return pl.concat(frames)

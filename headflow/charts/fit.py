@@ -64,7 +64,8 @@ def growth(growth_table: pl.DataFrame) -> alt.HConcatChart:
     """Held-out r and split-half agreement against the number of masks: median and middle 80 % of the examples."""
     rows = theme.drawable(numbers.growth_by_masks(growth_table))
     panels = {"held_out_r": "Predicts unseen masks", "agreement_r": "Agrees with itself (split halves)"}
-    return alt.hconcat(*(_growth_panel(rows.filter(pl.col("measure") == measure), title) for measure, title in panels.items()), spacing=40)
+    drawn = {title: part for measure, title in panels.items() if not (part := rows.filter(pl.col("measure") == measure)).is_empty() or measure == "held_out_r"}
+    return alt.hconcat(*(_growth_panel(part, title) for title, part in drawn.items()), spacing=40)
 
 
 def _growth_panel(rows: pl.DataFrame, title: str) -> alt.LayerChart:

@@ -70,7 +70,8 @@ TERMS = {
     "agreement": Term(
         "split-half agreement",
         "The fit masks are dealt into two halves, attributions are fitted on each, and the two vectors of attributions are correlated. It tells "
-        "how far attributions depend on the draw of masks.",
+        "how far attributions depend on the draw of masks. Halves of an orthogonal design with fewer than two masks a head have nothing in "
+        "common by construction, and are not compared.",
     ),
     "attention": Term(
         "attention on the picture",

@@ -1,6 +1,7 @@
 """Growth with the number of masks: sizes, halves that keep pairs, one estimator throughout."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from headflow.attribution import growth as module
@@ -31,7 +32,9 @@ def test_more_masks_fit_and_agree_better(design):
     assert frame["id"].to_list() == ["a", "b", "c"] * 5
     means = frame.drop("id").group_by("masks", maintain_order=True).mean()
     assert means["held_out_r"][-1] > means["held_out_r"][0] + 0.02
-    assert means["agreement_r"][-1] > max(0.9, means["agreement_r"][0] + 0.1)
+    assert means["agreement_r"][-1] > 0.9
+    unpaired = frame.filter(pl.col("agreement_r").is_null())["masks"].unique().to_list()
+    assert unpaired == ([] if design == "bernoulli" else [16, 32])  # halves of 8 and 16 masks cannot tell 12 heads apart
 
 
 def test_rows_are_the_fits_they_claim_to_be():
@@ -40,8 +43,8 @@ def test_rows_are_the_fits_they_claim_to_be():
     frame = growth(["a", "b"], masks, targets, (others, held_out))
     whole = fit(masks[:32], targets[:, :32], estimator="foldover")
     np.testing.assert_allclose(frame.filter(masks=32)["held_out_r"], goodness(held_out, whole.predict(others))[0])
-    one, two = (fit(masks[part], targets[:, part], estimator="foldover").attribution_.reshape(2, -1) for part in (slice(0, 16), slice(16, 32)))
-    np.testing.assert_allclose(frame.filter(masks=32)["agreement_r"], [np.corrcoef(a, b)[0, 1] for a, b in zip(one, two, strict=True)])
+    one, two = (fit(masks[part], targets[:, part], estimator="foldover").attribution_.reshape(2, -1) for part in (slice(0, 24), slice(24, 48)))
+    np.testing.assert_allclose(frame.filter(masks=48)["agreement_r"], [np.corrcoef(a, b)[0, 1] for a, b in zip(one, two, strict=True)])
 
 
 def test_halves_keep_complementary_pairs_and_the_estimator_stays(monkeypatch):
