@@ -162,7 +162,12 @@ def metrics(run: Run) -> Markup:
         if rows:
             fold = {} if len(rows) > LONG else {"open": ""}
             parts.append(
-                tag("details", tag("summary", f"{titles.get(stage, stage)} ({counted(len(rows), 'number')})"), table(["measure", "value"], rows), **fold)
+                tag(
+                    "details",
+                    tag("summary", f"{titles.get(stage, stage)} ({counted(len(rows), 'number')})"),
+                    table(["measure", "value"], rows, class_="measures"),
+                    **fold,
+                )
             )
     return Markup("").join(parts) or tag("p", "No stage recorded any.", class_="quiet")
 
