@@ -148,6 +148,7 @@ def _attend(
         rows = gate.rows(layer)
         if rows is None:
             continue
+        rows = rows.to(query.device)  # a gate without row factors knows no device
         active.append((gate, rows[..., -query.shape[2] :] if rows.shape[-1] > 1 else rows))
     if _can_group(state, active, query, visible, softcap):
         return _grouped(state.bank, layer, active[0][0].reads if active else "baseline", active[0][1] if active else None, query, key, value, visible, scale)

@@ -83,7 +83,7 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
             )
         closed = make_bank(capture, closed_baseline())
         blind, _ = run_suffix(capture, closed, [ablate_heads(0 * everything, "nothing")])
-    effect = max(_relative(ablated[0, -1], capture.logits), _relative(blind[0, -1], capture.logits))
+    effect = min(_relative(ablated[0, -1], capture.logits), _relative(blind[0, -1], capture.logits))
     if not effect >= LEAST_EFFECT:
         raise HeadflowError(
             f"effect check failed for {name}: ablating every head moves the logits by {effect:.2g} of the largest (at least {LEAST_EFFECT:.0e} expected); "

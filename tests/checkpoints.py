@@ -9,8 +9,17 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
-    CLIPVisionConfig, GemmaConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, MistralConfig,
-    PaliGemmaConfig, PaliGemmaForConditionalGeneration, PreTrainedTokenizerFast, SiglipVisionConfig,
+    CLIPVisionConfig,
+    GemmaConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    MistralConfig,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
 )  # fmt: skip
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
@@ -32,10 +41,7 @@ QWEN_CHAT = (
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 QUESTION = "What is the main object?"
-_WORDS = (
-    "USER : ASSISTANT \n What Which is the main object colour animal ? . , cat dog tree house red green blue yes no a an in of it picture "
-    "You answer questions about pictures"
-).split(" ")
+_WORDS = ["USER", ":", "ASSISTANT", "\n", "What", "Which", "is", "the", "main", "object", "colour", "animal", "?", ".", ",", "cat", "dog", "tree", "house", "red", "green", "blue", "yes", "no", "a", "an", "in", "of", "it", "picture", "You", "answer", "questions", "about", "pictures"]
 _SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 
 
@@ -54,13 +60,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     corpus = [QUESTION, "You are a helpful assistant.", "system user assistant", "cat dog tree", "a cat and a dog, a tree"] * 4
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<image>"]
-    trainer = trainers.BpeTrainer(vocab_size=420, min_frequency=2, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, min_frequency=2, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(corpus, trainer)
     return _fast(tokenizer, special[1:], eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 def _fast(tokenizer: Tokenizer, special: list[str], **names: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=special, clean_up_tokenization_spaces=False, padding_side="left", **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, additional_special_tokens=special, clean_up_tokenization_spaces=False, padding_side="left", **names
+    )
 
 
 def text_config(kind: str, vocabulary: int, layers: int = 3) -> LlamaConfig | MistralConfig:
@@ -76,9 +86,7 @@ def text_config(kind: str, vocabulary: int, layers: int = 3) -> LlamaConfig | Mi
     return MistralConfig(num_key_value_heads=2, sliding_window=12, **common)
 
 
-def build_llava(
-    folder: Path, kind: str, *, seed: int = 0, image_size: int = 32, chat: str = LLAVA_CHAT, words: bool = True, layers: int = 3
-) -> Path:
+def build_llava(folder: Path, kind: str, *, seed: int = 0, image_size: int = 32, chat: str = LLAVA_CHAT, words: bool = True, layers: int = 3) -> Path:
     """A LLaVA with a text model of ``kind`` (mha, gqa, window), saved in ``folder`` with its processor; tokens are words or bytes."""
     tokenizer = word_tokenizer() if words else byte_tokenizer()
     processor = LlavaProcessor(
@@ -95,8 +103,14 @@ def build_llava(
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(
         LlavaConfig(
-            vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=(image_size // 8) ** 2,
-            vision_feature_layer=-1, vision_feature_select_strategy="default", tie_word_embeddings=False, initializer_range=0.25,
+            vision_config=vision,
+            text_config=text,
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+            image_seq_length=(image_size // 8) ** 2,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="default",
+            tie_word_embeddings=False,
+            initializer_range=0.25,
         )  # fmt: skip
     )
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 3

@@ -114,19 +114,15 @@ def dense(gates: Sequence[Gate], *, batch: int, layers: int, heads: int, length:
     in_image[image] = 1
     for gate in gates:
         rows = torch.zeros(shape, dtype=dtype)
-        suffix = length - image.stop
-        for b in range(batch):
-            for layer in range(layers):
-                for head in range(heads):
-                    for position in range(suffix):
-                        amount = torch.ones((), dtype=dtype)
-                        if gate.heads is not None:
-                            amount = amount * gate.heads[b % len(gate.heads), layer, head]
-                        if gate.queries is not None:
-                            amount = amount * (gate.queries[position] if gate.queries.ndim == 1 else gate.queries[b % len(gate.queries), position])
-                        if gate.layers is not None:
-                            amount = amount * gate.layers[layer]
-                        rows[b, layer, head, image.stop + position] = amount
+        rows[..., image.stop :] = 1  # nothing before the end of the picture is ever changed
+        if gate.heads is not None:
+            rows = rows * gate.heads.to(dtype)[:, :, :, None]
+        if gate.queries is not None:
+            amounts = torch.zeros(batch, length, dtype=dtype)
+            amounts[:, image.stop :] = gate.queries.to(dtype)
+            rows = rows * amounts[:, None, None, :]
+        if gate.layers is not None:
+            rows = rows * gate.layers.to(dtype)[None, :, None, None]
         if gate.keys is None:
             keys = in_image.expand(batch, length)
         else:
@@ -148,9 +144,7 @@ def dense(gates: Sequence[Gate], *, batch: int, layers: int, heads: int, length:
     return terms
 
 
-def logits(
-    lvlm, picture, question: str, gates: Sequence[Gate] = (), *, baseline: tuple[list[Tensor], list[Tensor]] | None = None, batch: int = 1
-) -> Tensor:
+def logits(lvlm, picture, question: str, gates: Sequence[Gate] = (), *, baseline: tuple[list[Tensor], list[Tensor]] | None = None, batch: int = 1) -> Tensor:
     """Last-position logits [batch, vocabulary] of the full prompt under ``gates``.
 
     Args:

@@ -1,0 +1,141 @@
+"""Token roles on the shapes that chat templates come in, and prompts as the processor builds them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+import headflow
+from headflow.errors import HeadflowError
+from headflow.prompts import ROLES, chat, image_span, token_roles
+from tests.checkpoints import NO_IMAGE_CHAT, QUESTION, QUESTION_FIRST_CHAT, QWEN_CHAT, SYSTEM_CHAT
+from tests.conftest import random_picture
+
+IMAGE = 7
+
+
+def roles(text: str, question: str) -> list[tuple[str, str]]:
+    """Roles of a prompt written with one token between bars, as (token, role) pairs."""
+    pieces = text.split("|")
+    ids = [IMAGE if piece == "<image>" else 0 for piece in pieces]
+    return list(zip(pieces, token_roles(pieces, image_span(ids, IMAGE), question), strict=True))
+
+
+def named(pairs: list[tuple[str, str]], role: str) -> str:
+    return "|".join(piece for piece, given in pairs if given == role)
+
+
+def test_llava():
+    pairs = roles("<s>|USER|:|<image>|<image>|\n|What| is| it|?| ASS|ISTANT|:", "What is it?")
+    assert named(pairs, "system") == "<s>|USER|:"
+    assert named(pairs, "image") == "<image>|<image>"
+    assert named(pairs, "question") == "\n|What| is| it|?"
+    assert named(pairs, "role") == " ASS|ISTANT"
+    assert named(pairs, "final") == ":"
+
+
+def test_qwen():
+    pairs = roles(
+        "<:im_start:>|system|\n|You| help|<:im_end:>|\n|<:im_start:>|user|\n|<:vision_start:>|<image>|<image>|<:vision_end:>"
+        "|What| is| it|?|<:im_end:>|\n|<:im_start:>|assistant|\n",
+        "What is it?",
+    )
+    assert named(pairs, "system").endswith("<:vision_start:>")
+    assert named(pairs, "question") == "<:vision_end:>|What| is| it|?"
+    assert named(pairs, "role") == "<:im_end:>|\n|<:im_start:>|assistant"
+    assert pairs[-1] == ("\n", "final")
+
+
+def test_structural_tokens_between_image_tokens_are_image():
+    pairs = roles("<s>|<image>|<image>|[BREAK]|<image>|<image>|[END]|Why|?|:", "Why?")
+    assert named(pairs, "image") == "<image>|<image>|[BREAK]|<image>|<image>"
+    assert named(pairs, "question") == "[END]|Why|?"
+
+
+def test_a_token_that_holds_the_end_of_the_question_and_more_is_question():
+    assert named(roles("<image>|Why|?\n|A|:", "Why?"), "question") == "Why|?\n"
+    assert named(roles("<image>|Why|?A|:", "Why?"), "question") == "Why|?A"
+
+
+def test_the_last_token_is_final_even_where_it_ends_the_question():
+    assert roles("<image>|Why|?", "Why?")[-1] == ("?", "final")
+
+
+@pytest.mark.parametrize("question", ["What  is\nit?", " What is it? ", "Whatis it?"])
+def test_white_space_does_not_count(question):
+    assert named(roles("<image>|What| is| it|?|:|A", question), "question") == "What| is| it|?"
+
+
+def test_text_after_the_question_that_is_in_it_too():
+    """The role repeats a word of the question: only the first place is the question's."""
+    assert named(roles("<image>|User|?|User|:", "User?"), "role") == "User"
+
+
+def test_every_role_is_a_known_one():
+    assert {role for _, role in roles("<s>|<image>|Why|?|A|:", "Why?")} < set(ROLES)
+
+
+def test_question_before_the_image_is_explained():
+    with pytest.raises(HeadflowError, match="it must follow the picture in the chat template"):
+        roles("USER|:|Why|?|<image>|\n|ASSISTANT|:", "Why?")
+
+
+def test_nothing_after_the_image_is_explained():
+    with pytest.raises(HeadflowError, match="no text after it"):
+        roles("USER|:|Why|?|<image>", "Why?")
+
+
+def test_no_image_token_is_explained():
+    with pytest.raises(HeadflowError, match="no image token \\(id 7\\)"):
+        roles("USER|:|Why|?|A|:", "Why?")
+
+
+def test_no_chat_template_is_explained():
+    with pytest.raises(HeadflowError, match="no chat template"):
+        chat(SimpleNamespace(chat_template=None), "Why?")
+
+
+# --- through real processors
+
+
+def test_roles_of_a_captured_prompt(captures):
+    capture, _ = captures("gqa", chat=SYSTEM_CHAT)
+    pairs = list(zip(capture.pieces, capture.roles, strict=True))
+    assert named(pairs, "system").startswith("<s>|You|answer|questions")
+    assert named(pairs, "question") == "\n|What|is|the|main|object|?"
+    assert (named(pairs, "role"), named(pairs, "final")) == ("ASSISTANT", ":")
+
+
+def test_roles_of_a_captured_byte_level_prompt(captures):
+    capture, _ = captures("gqa", chat=QWEN_CHAT, words=False)
+    pairs = list(zip(capture.pieces, capture.roles, strict=True))
+    assert "".join(named(pairs, "question").split("|")[-6:]) == QUESTION
+    assert capture.roles[-1] == "final" and capture.pieces[-1] == "\n"
+    assert capture.roles.count("image") == 16 and named(pairs, "role").replace("|", "").startswith("<im_end>")
+
+
+@pytest.mark.parametrize("question", ["Qu'est-ce que c'est ? Où ça ?", "これは何ですか?", "What is 🐈?"])
+def test_questions_in_any_script(models, question):
+    """Characters that a byte-level tokenizer splits over several tokens."""
+    capture = models("gqa", chat=QWEN_CHAT, words=False).capture(random_picture(1), question)
+    first, last = capture.roles.index("question"), len(capture.roles) - capture.roles[::-1].index("question")
+    ids = capture.input_ids[first:last]
+    assert capture.lvlm.processor.tokenizer.decode(ids).removeprefix("<|vision_end|>").strip() == question
+    assert set(capture.roles[last:]) == {"role", "final"}
+
+
+@pytest.mark.parametrize(
+    ("template", "message"), [(QUESTION_FIRST_CHAT, "must follow the picture"), (NO_IMAGE_CHAT, "no image token")], ids=["question first", "no image"]
+)
+def test_templates_that_cannot_work_are_explained(checkpoints, template, message):
+    model = headflow.load(checkpoints("mha"), device="cpu")
+    model.processor.chat_template = template
+    with pytest.raises(HeadflowError, match=message):
+        model.capture(random_picture(1), QUESTION)
+
+
+def test_a_template_that_begins_with_the_first_token_does_not_double_it(checkpoints):
+    """Gemma's and Mistral's templates write the first token themselves; the tokenizer must not add another."""
+    model = headflow.load(checkpoints("mha"), device="cpu")
+    expected = model.capture(random_picture(1), QUESTION).input_ids
+    model.processor.chat_template = "{{ '<s>' }}" + model.processor.chat_template
+    assert model.capture(random_picture(1), QUESTION).input_ids == expected
