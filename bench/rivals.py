@@ -20,9 +20,7 @@ from headflow.models.capture import Capture
 _HOOKED = "bench_full_sequence"
 
 
-def full_sequence(
-    capture: Capture, masks: Bool[np.ndarray, "masks layers heads"], baseline: Baseline, token: int, batch: int
-) -> Float[np.ndarray, " masks"]:
+def full_sequence(capture: Capture, masks: Bool[np.ndarray, "masks layers heads"], baseline: Baseline, token: int, batch: int) -> Float[np.ndarray, " masks"]:
     """The whole prompt, for every mask: attention is hooked so that ablated heads read the baseline at image positions.
 
     Spared the vision tower: the picture's embeddings are computed once. Only the last position's logits are computed.
@@ -69,9 +67,7 @@ def _hooked(capture: Capture, cut: Bool[Tensor, "batch layers heads"], baseline:
         config._attn_implementation = stock
 
 
-def expanded_cache(
-    capture: Capture, masks: Bool[np.ndarray, "masks layers heads"], baseline: Baseline, token: int, batch: int
-) -> Float[np.ndarray, " masks"]:
+def expanded_cache(capture: Capture, masks: Bool[np.ndarray, "masks layers heads"], baseline: Baseline, token: int, batch: int) -> Float[np.ndarray, " masks"]:
     """The text after the picture only, for every mask: the stock model on a ``DynamicCache`` of the prefix.
 
     The prefix is expanded to the batch, and each forward's copy holds the baseline at the image positions of its

@@ -133,9 +133,7 @@ def matrix_share(subject: subjects.Subject, count: int, rounds: int, *, side: in
     repeats = 4 if side > 1000 else 1
     shapes = {" × ".join(map(str, shape)): shape for shape in ((side, side, side), (rows, width, width), (rows, width, mlp))}
     operands = {name: (torch.randn(m, k), torch.randn(k, n)) for name, (m, k, n) in shapes.items()}
-    works: dict[str, Callable[[], object]] = {
-        name: lambda a=a, b=b: [torch.mm(a, b) for _ in range(repeats)] for name, (a, b) in operands.items()
-    }
+    works: dict[str, Callable[[], object]] = {name: lambda a=a, b=b: [torch.mm(a, b) for _ in range(repeats)] for name, (a, b) in operands.items()}
     works["suffix pass"] = lambda: headflow.run_masks(capture, masks, baseline=subject.baseline)
     for work in works.values():
         work()
