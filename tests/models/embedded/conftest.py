@@ -1,6 +1,9 @@
 """Recipes small enough to train within a test, and the shipped model loaded once."""
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from headflow.datasets.scenes.settings import SceneSettings
@@ -17,3 +20,12 @@ TINY = Recipe(
 @pytest.fixture(scope="session")
 def shipped() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     return load_checkpoint(SHIPPED_FOLDER)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other on tensors this small, for long where other tests run beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
