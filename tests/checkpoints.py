@@ -41,7 +41,8 @@ QWEN_CHAT = (
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 QUESTION = "What is the main object?"
-_WORDS = ["USER", ":", "ASSISTANT", "\n", "What", "Which", "is", "the", "main", "object", "colour", "animal", "?", ".", ",", "cat", "dog", "tree", "house", "red", "green", "blue", "yes", "no", "a", "an", "in", "of", "it", "picture", "You", "answer", "questions", "about", "pictures"]
+_TEXT = "USER : ASSISTANT What Which is the main object colour animal ? . , cat dog tree house red green blue yes no a an in of it picture"
+_WORDS = ["\n", *_TEXT.split(), *"You answer questions about pictures".split()]  # noqa: SIM905
 _SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 
 
@@ -111,7 +112,7 @@ def build_llava(folder: Path, kind: str, *, seed: int = 0, image_size: int = 32,
             vision_feature_select_strategy="default",
             tie_word_embeddings=False,
             initializer_range=0.25,
-        )  # fmt: skip
+        )
     )
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 3
     return save(folder, model, processor)

@@ -48,7 +48,7 @@ def test_bfloat16_passes_with_its_own_tolerance(captures):
 def test_prefix_a_bidirectional_prompt(tmp_path_factory):
     """PaliGemma: the picture's keys depend on the question after it."""
     model = headflow.load(build_paligemma(tmp_path_factory.mktemp("paligemma")), device="cpu")
-    with pytest.raises(HeadflowError, match="prefix check failed for PaliGemma.*reach back"):
+    with pytest.raises(HeadflowError, match=r"prefix check failed for PaliGemma.*reach back"):
         check_intervention(*captured(model))
 
 
@@ -56,7 +56,7 @@ def test_prefix_keys_from_other_positions(captures):
     """Keys carry their position: taken at another offset they are other keys."""
     capture, other = captures("mha")
     moved = dataclasses.replace(capture, position_ids=capture.position_ids + 5)
-    with pytest.raises(HeadflowError, match="prefix check failed"):
+    with pytest.raises(HeadflowError, match=r"prefix check failed"):
         check_intervention(moved, other)
 
 
@@ -64,7 +64,7 @@ def test_identity_wrong_positions_of_the_suffix(captures):
     capture, other = captures("mha")
     positions = capture.position_ids.clone()
     positions[..., capture.prefix :] += 1
-    with pytest.raises(HeadflowError, match="identity check failed.*positions, mask or scaling"):
+    with pytest.raises(HeadflowError, match=r"identity check failed.*positions, mask or scaling"):
         check_intervention(dataclasses.replace(capture, position_ids=positions), other)
 
 
@@ -73,7 +73,7 @@ def test_identity_positions_left_to_their_default(captures):
     capture, other = captures("gqa")
     positions = capture.position_ids.clone()
     positions[..., capture.prefix :] = torch.arange(capture.suffix)
-    with pytest.raises(HeadflowError, match="identity check failed"):
+    with pytest.raises(HeadflowError, match=r"identity check failed"):
         check_intervention(dataclasses.replace(capture, position_ids=positions), other)
 
 
@@ -81,7 +81,7 @@ def test_identity_a_sliding_window_that_is_ignored(captures, monkeypatch):
     capture, other = captures("window")
     everything = attention._visible
     monkeypatch.setattr(attention, "_visible", lambda mask: everything(mask) | (torch.arange(mask.shape[-1]) < capture.prefix))
-    with pytest.raises(HeadflowError, match="identity check failed"):
+    with pytest.raises(HeadflowError, match=r"identity check failed"):
         check_intervention(capture, other)
 
 
@@ -99,7 +99,7 @@ def cut_short(capture: Capture, by: int = 1) -> Capture:
 def test_swap_an_image_token_past_the_cut(captures):
     """The last image token stands in the suffix, so its own embedding carries the picture past the gates."""
     capture, other = captures("mha")
-    with pytest.raises(HeadflowError, match="swap check failed.*a way that the gates do not cut"):
+    with pytest.raises(HeadflowError, match=r"swap check failed.*a way that the gates do not cut"):
         check_intervention(cut_short(capture), cut_short(other))
 
 
@@ -110,7 +110,7 @@ def test_swap_a_structural_token_that_is_not_cut(captures, monkeypatch):
     keys[capture.image] = 1
     keys[capture.image.start + 7] = 0
     monkeypatch.setattr(checks, "ablate_heads", lambda masks, reads="baseline": dataclasses.replace(ablate_heads(masks, reads), keys=keys))
-    with pytest.raises(HeadflowError, match="swap check failed"):
+    with pytest.raises(HeadflowError, match=r"swap check failed"):
         check_intervention(capture, other)
 
 
@@ -118,7 +118,7 @@ def test_swap_a_function_that_ignores_the_gates(captures, monkeypatch):
     """Everything runs, nothing is cut."""
     attend = attention._attend
     monkeypatch.setattr(attention, "_attend", lambda state, *rest: attend(dataclasses.replace(state, gates=()), *rest))
-    with pytest.raises(HeadflowError, match="swap check failed"):
+    with pytest.raises(HeadflowError, match=r"swap check failed"):
         check_intervention(*captures("mha"))
 
 
@@ -133,7 +133,7 @@ def test_swap_a_function_that_cuts_one_head_too_few(captures, monkeypatch):
         return amount
 
     monkeypatch.setattr(headflow.gates.Gate, "rows", one_less)
-    with pytest.raises(HeadflowError, match="swap check failed"):
+    with pytest.raises(HeadflowError, match=r"swap check failed"):
         check_intervention(*captures("mha"))
 
 
@@ -141,7 +141,7 @@ def test_effect_the_stock_function_under_our_name(captures):
     """A silent no-op hook: what is registered as ours is the stock attention."""
     AttentionInterface.register(attention.NAME, sdpa_attention_forward)
     try:
-        with pytest.raises(HeadflowError, match="effect check failed.*ran in layers \\[\\].*AttentionInterface"):
+        with pytest.raises(HeadflowError, match=r"effect check failed.*ran in layers \[\].*AttentionInterface"):
             check_intervention(*captures("mha"))
     finally:
         AttentionInterface.register(attention.NAME, attention.gated_attention)
@@ -164,7 +164,7 @@ def test_effect_attention_that_does_not_go_through_the_interface(model):
 
     for layer in model.decoder.layers:
         layer.self_attn.forward = own_attention.__get__(layer.self_attn)
-    with pytest.raises(HeadflowError, match="effect check failed.*ran in layers \\[\\].*AttentionInterface"):
+    with pytest.raises(HeadflowError, match=r"effect check failed.*ran in layers \[\].*AttentionInterface"):
         check_intervention(*captured(model))
 
 
@@ -176,14 +176,14 @@ def test_effect_one_layer_that_does_not_go_through_the_interface(model):
         past_key_values.update(torch.zeros(1, 2, hidden_states.shape[1], 8), torch.zeros(1, 2, hidden_states.shape[1], 8), 1),
         (torch.zeros_like(hidden_states), None),
     )[1]
-    with pytest.raises(HeadflowError, match="effect check failed.*layers \\[0, 2\\]"):
+    with pytest.raises(HeadflowError, match=r"effect check failed.*layers \[0, 2\]"):
         check_intervention(*captured(model))
 
 
 def test_effect_attention_plays_no_part(model):
     for layer in model.decoder.layers:
         layer.self_attn.o_proj.weight.data.zero_()
-    with pytest.raises(HeadflowError, match="effect check failed.*plays no part"):
+    with pytest.raises(HeadflowError, match=r"effect check failed.*plays no part"):
         check_intervention(*captured(model))
 
 
@@ -191,20 +191,20 @@ def test_effect_pictures_play_no_part(model):
     """A projector that lost its weights: every picture gives the same tokens, so no attribution can mean anything."""
     for parameter in model.model.model.multi_modal_projector.parameters():
         parameter.data.zero_()
-    with pytest.raises(HeadflowError, match="effect check failed.*plays no part"):
+    with pytest.raises(HeadflowError, match=r"effect check failed.*plays no part"):
         check_intervention(*captured(model))
 
 
 def test_effect_the_same_picture_twice(captures):
     """Swapping a picture for itself passes the swap check whatever the gates do: it must not pass for a proof."""
     capture, _ = captures("mha")
-    with pytest.raises(HeadflowError, match="effect check failed.*pictures are the same"):
+    with pytest.raises(HeadflowError, match=r"effect check failed.*pictures are the same"):
         check_intervention(capture, capture)
 
 
 def test_logits_that_are_no_numbers(model):
     model.decoder.layers[1].mlp.down_proj.weight.data[0, 0] = float("nan")
-    with pytest.raises(HeadflowError, match="check failed"):
+    with pytest.raises(HeadflowError, match=r"check failed"):
         check_intervention(*captured(model))
 
 
@@ -217,14 +217,14 @@ def test_weights_that_are_all_alike(model):
     assert measured.swap < 1e-5 < 1e-3 < measured.effect
     for parameter in model.decoder.parameters():
         parameter.data.fill_(0.01)
-    with pytest.raises(HeadflowError, match="effect check failed"):
+    with pytest.raises(HeadflowError, match=r"effect check failed"):
         check_intervention(*captured(model))
 
 
 def test_prompts_of_different_length_are_refused(captures):
     capture, _ = captures("mha")
     longer = capture.lvlm.capture(random_picture(2), "What is the main colour of the tree?")
-    with pytest.raises(HeadflowError, match="same prompt tokens"):
+    with pytest.raises(HeadflowError, match=r"same prompt tokens"):
         check_intervention(capture, longer)
 
 

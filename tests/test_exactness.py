@@ -137,7 +137,12 @@ def gate_cases(draw: Draw) -> dict[str, list[Gate]]:
             Gate(heads=draw.bits(FORWARDS, layers, heads), queries=draw.bits(FORWARDS, suffix), keys=draw.image_keys(draw.real(draw.width)), layers=window)
         ],
         "all factors, amounts between": [
-            Gate(heads=draw.real(FORWARDS, layers, heads), queries=draw.real(FORWARDS, suffix), keys=draw.image_keys(draw.real(FORWARDS, draw.width)), layers=some_layers)
+            Gate(
+                heads=draw.real(FORWARDS, layers, heads),
+                queries=draw.real(FORWARDS, suffix),
+                keys=draw.image_keys(draw.real(FORWARDS, draw.width)),
+                layers=some_layers,
+            )
         ],
         "question to role closed": [Gate("nothing", queries=to_role, keys=question_to_role)],
         "question to role closed in some layers, weights between": [Gate("nothing", queries=to_role, keys=0.7 * question_to_role, layers=window)],
@@ -152,7 +157,9 @@ def gate_cases(draw: Draw) -> dict[str, list[Gate]]:
             Gate(heads=draw.real(1, layers, heads), keys=draw.image_keys(draw.real(FORWARDS, draw.width))),
         ],
         "three gates": [
-            Gate(heads=draw.real(FORWARDS, layers, heads)), Gate(queries=draw.bits(suffix), layers=window), Gate("nothing", queries=to_role, keys=question_to_role)
+            Gate(heads=draw.real(FORWARDS, layers, heads)),
+            Gate(queries=draw.bits(suffix), layers=window),
+            Gate("nothing", queries=to_role, keys=question_to_role),
         ],
     }  # fmt: skip
 

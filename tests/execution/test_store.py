@@ -127,10 +127,8 @@ def test_a_file_in_place_of_the_folder_is_explained(tmp_path):
 
 def in_a_process(script: str, *arguments: object, **options: object) -> str:
     """Output of a script that prints the error it meets; a process of its own, so that limits end with it."""
-    script = (
-        "import sys\nfrom pathlib import Path\nimport numpy as np\nfrom headflow.errors import HeadflowError\nfrom headflow.execution.store import ResultStore\n"
-        + script
-    )
+    imports = "import sys, numpy as np\nfrom pathlib import Path\nfrom headflow.errors import HeadflowError\nfrom headflow.execution.store import ResultStore\n"
+    script = imports + script
     done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, cwd=Path(__file__).parents[2], **options)
     assert done.returncode == 0, done.stderr
     return done.stdout

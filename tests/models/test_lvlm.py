@@ -29,7 +29,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 def test_a_missing_folder(tmp_path):
-    with pytest.raises(HeadflowError, match="no-such-model.*cannot be loaded") as error:
+    with pytest.raises(HeadflowError, match=r"no-such-model.*cannot be loaded") as error:
         headflow.load(str(tmp_path / "no-such-model"), device="cpu")
     one_line(error)
 
@@ -138,7 +138,7 @@ def test_a_truncated_picture_that_pillow_has_opened(tmp_path):
 
 
 def test_a_missing_picture(tmp_path):
-    with pytest.raises(HeadflowError, match="no.png: there is no such picture"):
+    with pytest.raises(HeadflowError, match=r"no\.png: there is no such picture"):
         open_picture(tmp_path / "no.png")
 
 
