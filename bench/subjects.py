@@ -14,7 +14,7 @@ from headflow.models.capture import Capture
 from headflow.models.lvlm import LVLM
 
 QUESTION = "What is the main object in the image? Answer with one word."
-_REFERENCES = 4
+_REFERENCES = {"embedded": 16, "random weights": 4}
 
 
 @dataclass
@@ -46,7 +46,7 @@ def rendered(count: int, first: int = 0) -> list[np.ndarray]:
 def embedded(source: str) -> Subject:
     """The small model, 36 image tokens, on a rendered scene."""
     lvlm = headflow.load(source, device="cpu")
-    return _subject("embedded", lvlm, rendered(1 + _REFERENCES))
+    return _subject("embedded", lvlm)
 
 
 def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24) -> Subject:
@@ -76,10 +76,11 @@ def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24) 
         image_processor=images, tokenizer=donor.tokenizer, patch_size=patch, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=donor.chat_template,
     )  # fmt: skip
-    return _subject("random weights", LVLM(network, processor), rendered(1 + _REFERENCES))
+    return _subject("random weights", LVLM(network, processor))
 
 
-def _subject(name: str, lvlm: LVLM, pictures: list[np.ndarray]) -> Subject:
+def _subject(name: str, lvlm: LVLM) -> Subject:
+    pictures = rendered(1 + _REFERENCES[name])
     capture = lvlm.capture(pictures[0], QUESTION)
     baseline = mean_baseline(lvlm.capture(picture, QUESTION) for picture in pictures[1:])
     tokens = capture.image.stop - capture.image.start
