@@ -26,7 +26,7 @@ def inputs(key: str) -> dict[str, str | dict[str, str]]:
 
 def main(params: Params, key: str) -> None:
     """Write index.html, report.ipynb and figures/ below the model's report folder."""
-    settings = params.model_dump(mode="json")
+    settings = params.model_dump(mode="json", exclude={"ablation"})  # where and how fast the runs were done changes no number
     settings["models"] = {key: settings["models"][key]}  # other models' settings are no part of this page
     run.load(key, inputs(key), settings)  # a missing or damaged input is told here in one line, not as a notebook's traceback
     folder = paths.report_dir(key)

@@ -27,10 +27,24 @@ def attention_scatter(heads: pl.DataFrame, even_share: float, unit: str = "logit
         color=alt.Color("layer:Q", title="layer", scale=alt.Scale(scheme=theme.MAGNITUDE), legend=alt.Legend(gradientLength=140, format="d")), tooltip=tooltip
     )
     spans = base.mark_rule(opacity=0.35, color=theme.QUIET).encode(y=alt.Y("low:Q", title=f"mean attribution, {unit}"), y2="high:Q")
-    strong = rows.sort(pl.col("mean").abs(), descending=True).head(named)
-    # A name stands on the side of its point where there is room.
-    named_at = alt.Chart(strong).encode(x="attention:Q", y="mean:Q", text="name_of_head:N")
-    left = named_at.mark_text(align="right", dx=-8, color=theme.QUIET).transform_filter(f"datum.attention > {reach / 8}")
-    right = named_at.mark_text(align="left", dx=8, color=theme.QUIET).transform_filter(f"datum.attention <= {reach / 8}")
-    layers = theme.rule_y(0) + theme.rule_x(even_share, "evenly spread") + spans + points + left + right
+    names = [_names(part, side) for side, part in _apart(rows, reach, named).group_by("side") if part.height]
+    layers = alt.layer(theme.rule_y(0), theme.rule_x(even_share, "evenly spread"), spans, points, *names)
     return layers.properties(width=theme.WIDTH, height=380, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+
+
+def _apart(rows: pl.DataFrame, reach: float, most: int) -> pl.DataFrame:
+    """The strongest heads whose names do not run into one another, with the ``side`` of the point where there is room."""
+    height = float((rows["mean"].max() or 0.0) - (rows["mean"].min() or 0.0)) or 1.0
+    kept: list[dict] = []
+    for row in rows.drop_nulls(["mean", "attention"]).sort(pl.col("mean").abs(), descending=True).head(2 * most).iter_rows(named=True):
+        if all(abs(row["attention"] - other["attention"]) > reach / 7 or abs(row["mean"] - other["mean"]) > height / 20 for other in kept):
+            kept.append(row)
+    return pl.DataFrame(kept[:most], schema=rows.schema).with_columns(
+        pl.when(pl.col("attention") > reach / 8).then(pl.lit("left")).otherwise(pl.lit("right")).alias("side")
+    )
+
+
+def _names(part: pl.DataFrame, side: tuple) -> alt.Chart:
+    left = side[0] == "left"
+    mark = alt.Chart(part).mark_text(align="right" if left else "left", dx=-8 if left else 8, color=theme.QUIET)
+    return mark.encode(x="attention:Q", y="mean:Q", text="name_of_head:N")

@@ -45,7 +45,7 @@ def _per_head(head_summary: pl.DataFrame, unit: str) -> alt.LayerChart:
         alt.Chart(rows)
         .mark_point(size=48, opacity=0.9)
         .encode(
-            x=alt.X("mean:Q", title=f"attribution (many heads cut), {unit}"),
+            x=alt.X("mean:Q", title=f"attribution (many heads cut), {unit}", axis=alt.Axis(tickCount=5)),
             y=alt.Y("single_mean:Q", title=f"effect when cut alone, {unit}"),
             color=alt.Color("layer:Q", title="layer", scale=alt.Scale(scheme=theme.MAGNITUDE), legend=alt.Legend(gradientLength=110, format="d")),
             tooltip=head_tooltip(unit),

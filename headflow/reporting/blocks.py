@@ -141,6 +141,8 @@ def checks(values: Mapping[str, Any]) -> Markup:
         "effect": "every head cut: the logits must move",
         "tolerance": "what the first three may reach",
     }
+    known = list(meaning)
+    values = dict(sorted(values.items(), key=lambda item: known.index(item[0]) if item[0] in known else len(known)))
     rows = [
         (name.replace("_", " "), next((text for key, text in meaning.items() if name.startswith(key)), ""), _value(value)) for name, value in values.items()
     ]
@@ -164,7 +166,7 @@ def metrics(run: Run) -> Markup:
             parts.append(
                 tag(
                     "details",
-                    tag("summary", f"{titles.get(stage, stage)} ({counted(len(rows), 'number')})"),
+                    tag("summary", f"{titles.get(stage, stage)} ({counted(len(rows), 'value')})"),
                     table(["measure", "value"], rows, class_="measures"),
                     **fold,
                 )

@@ -103,7 +103,11 @@ TERMS = {
         "The share of random shufflings of the labels that give at least as large a value. Sentences use Holm's correction for the number of "
         "labels tried; the figures show the values as they are.",
     ),
-    "labels": Term("meaning and looks", "Labels of an example's main object that say what it is (meaning), and labels that say how it is drawn (looks)."),
+    "labels": Term(
+        "meaning and looks",
+        "Labels of an example's main object that say what it is (meaning), and labels that say how it is drawn (looks). A category is a "
+        "union of names, so what divides by name divides by category too.",
+    ),
 }
 
 

@@ -92,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stale.write_bytes(b"old")
     write_params(folder)
     environment = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent), "HOME": str(folder)}
-    done = subprocess.run([sys.executable, "-m", "stages.render_report", "tiny"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "stages.render_report", "tiny"], cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (folder / "stderr.txt").write_text(done.stderr)
     return folder
@@ -183,6 +183,7 @@ def test_colophon_tells_params_versions_and_model(page):
     ):
         assert text in page.text
     assert "somebody/other" not in page.text, "another model's params are no part of this page"
+    assert "results.sqlite" not in page.text, "where results are stored is no part of it either"
 
 
 def test_page_and_pictures_are_small(folder, source):
