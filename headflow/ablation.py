@@ -70,7 +70,7 @@ def stream_masks(
     def work(start: int, stop: int) -> Float[Tensor, " batch"]:
         with torch.no_grad():
             gate = ablate_heads(masks[start:stop].to(lvlm.device), baseline.reads)
-            logits, _ = run_suffix(capture, bank, [gate])
+            logits = run_suffix(capture, bank, [gate])
             return target(logits[:, -1]).expand(stop - start).cpu()
 
     batch = automatic_batch(capture) if batch_size == "auto" else batch_size
@@ -102,7 +102,7 @@ def run_gates(
     bank = make_bank(capture, baseline) if baseline is not None else make_bank(capture, Baseline("closed", [], []))
     target = Target("logit", capture.greedy_token()) if target is None else target
     with prepared(capture):
-        logits, _ = run_suffix(capture, bank, gates)
+        logits = run_suffix(capture, bank, gates)
     return target(logits[:, -1])
 
 
@@ -133,7 +133,7 @@ def gate_gradients(
     with prepared(capture), torch.enable_grad():
         for start in range(0, len(corners), batch):
             gate = corners[start : start + batch].to(lvlm.device).requires_grad_(True)
-            logits, _ = run_suffix(capture, bank, [ablate_heads(gate, baseline.reads)])
+            logits = run_suffix(capture, bank, [ablate_heads(gate, baseline.reads)])
             values = target(logits[:, -1])
             (gradient,) = torch.autograd.grad(values.sum(), gate)
             targets.append(values.detach().cpu())

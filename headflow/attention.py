@@ -5,16 +5,19 @@ gate changes it, so all forwards of a batch share one unbatched bank of prefix k
 of the image positions beside it. RoPE, QK-norm and projections have happened before this function is called.
 """
 
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from headflow.gates import Gate
 
@@ -41,9 +44,21 @@ class Bank:
     prefix: int
     image: slice
 
+    # Keys and values of an ablated head, made when first needed: per (layer, whether there are twins to read).
+    _ablated: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
     @property
     def has_baseline(self) -> bool:
         return self.keys[0].shape[1] > self.prefix
+
+    def ablated(self, layer: int, reads: str) -> tuple[Tensor, Tensor]:
+        """What a fully ablated head sees of the prefix: the system tokens, then the twins of the image span or nothing."""
+        wanted = (layer, reads == "baseline" and self.has_baseline)
+        if wanted not in self._ablated:
+            system = slice(0, self.image.start)
+            both = (self.keys[layer], self.values[layer])
+            self._ablated[wanted] = tuple(torch.cat([x[:, system], x[:, self.prefix :]], 1) if wanted[1] else x[:, system] for x in both)
+        return self._ablated[wanted]
 
 
 @dataclass
@@ -56,6 +71,10 @@ class SuffixPass:
         last: output positions that the last layer has to produce, counted from the end (None = all).
         record: called per layer with the attention weights over [real prefix | baseline image | suffix].
         fired: layers that came through here, in order.
+        last_layer: number of the last layer.
+        forwards, suffix: the batch size, and tokens after the image span.
+        one_start: whether all forwards enter the first layer with the same embeddings.
+        sorted: the forwards in the order of each head.
     """
 
     bank: Bank
@@ -64,6 +83,10 @@ class SuffixPass:
     record: Record | None = None
     fired: list[int] = field(default_factory=list)
     last_layer: int = -1
+    forwards: int = 1
+    suffix: int = 1
+    one_start: bool = False
+    sorted: "_Sorted | None" = None
 
     def queries_needed(self, layer: int, suffix: int) -> int:
         return suffix if self.last is None or layer != self.last_layer else min(self.last, suffix)
@@ -84,15 +107,36 @@ def obey(state: SuffixPass) -> Iterator[SuffixPass]:
         _ACTIVE.reset(token)
 
 
+# The stock implementation of each switched text model and how many use the switch now, by the identity of its config.
+_switches: dict[int, tuple[str, int]] = {}
+_switches_lock = threading.Lock()
+
+
 @contextmanager
 def switched(decoder: PreTrainedModel) -> Iterator[None]:
-    """Route the text model, and it alone, through :func:`gated_attention`; undone on the way out, errors included."""
-    before = decoder.config._attn_implementation
-    decoder.config._attn_implementation = NAME
+    """Route the text model, and it alone, through :func:`gated_attention`; undone on the way out, errors included.
+
+    Several may use the switch at a time, in threads or in streams that are read alternately: the last one out undoes it.
+    A stock forward meanwhile gets the stock attention.
+    """
+    config = decoder.config
+    with _switches_lock:
+        before, users = _switches.get(id(config), (config._attn_implementation, 0))
+        _switches[id(config)] = (before, users + 1)
+        config._attn_implementation = NAME
     try:
         yield
     finally:
-        decoder.config._attn_implementation = before
+        with _switches_lock:
+            before, users = _switches.pop(id(config))
+            if users > 1:
+                _switches[id(config)] = (before, users - 1)
+            else:
+                config._attn_implementation = before
+
+
+def _stock_name(config: object) -> str:
+    return _switches.get(id(config), (config._attn_implementation, 0))[0]
 
 
 def gated_attention(
@@ -104,10 +148,13 @@ def gated_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
-    **_: object,
+    **others: object,
 ) -> tuple[Float[Tensor, "batch suffix heads head_dim"], None]:
     """Attention of suffix queries to the shared prefix and to their own suffix, under the active gates."""
-    state = _ACTIVE.get()
+    state = _ACTIVE.get(None)
+    if state is None:  # a stock forward while somebody else's stream is open
+        stock = ALL_ATTENTION_FUNCTIONS.get(_stock_name(module.config)) or sys.modules[type(module).__module__].eager_attention_forward
+        return stock(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, softcap=softcap, **others)
     layer = module.layer_idx
     state.fired.append(layer)
     suffix = query.shape[2]
@@ -125,6 +172,8 @@ def gated_attention(
 
 def _boolean_mask(*args: object, **kwargs: object) -> Tensor:
     """A real boolean mask, always: without one, sliding windows would silently be ignored."""
+    if _ACTIVE.get(None) is None and "config" in kwargs:
+        return ALL_MASK_ATTENTION_FUNCTIONS[_stock_name(kwargs["config"])](*args, **kwargs)
     kwargs["allow_is_causal_skip"] = False
     kwargs["allow_is_bidirectional_skip"] = False
     return sdpa_mask(*args, **kwargs)
@@ -143,6 +192,10 @@ def _visible(mask: Tensor) -> Tensor:
 def _attend(
     state: SuffixPass, layer: int, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float, softcap: float | None
 ) -> Float[Tensor, "batch heads queries head_dim"]:
+    if state.one_start and len(state.fired) == 1 and state.record is None and len(state.gates) == 1 and state.gates[0].only_heads:
+        return _first_layer(state, layer, query[:1], key[:1], value[:1], visible, scale, softcap)
+    if _can_group(state, query, visible, softcap):
+        return _grouped(state, layer, state.gates[0], query, key, value, visible, scale)
     active = []
     for gate in state.gates:
         rows = gate.rows(layer)
@@ -150,8 +203,6 @@ def _attend(
             continue
         rows = rows.to(query.device)  # a gate without row factors knows no device
         active.append((gate, rows[..., -query.shape[2] :] if rows.shape[-1] > 1 else rows))
-    if _can_group(state, active, query, visible, softcap):
-        return _grouped(state.bank, layer, active[0][0].reads if active else "baseline", active[0][1] if active else None, query, key, value, visible, scale)
     # Each mixing gate doubles the branches: its edges intact, its edges cut.
     branches: list[tuple[Tensor | None, list[tuple[Gate, Tensor]]]] = [(None, [])]
     for gate, rows in active:
@@ -170,6 +221,20 @@ def _attend(
         output = output if weight is None else weight.to(output) * output
         total = output if total is None else total + output
     return total
+
+
+def _first_layer(
+    state: SuffixPass, layer: int, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float, softcap: float | None
+) -> Float[Tensor, "batch heads queries head_dim"]:
+    """Nothing differs between forwards before the first layer's gate: each head has two outputs, and forwards choose or mix."""
+    gate = state.gates[0]
+    intact = _joint(state, layer, [], query, key, value, visible, scale, softcap)
+    amount = gate.rows(layer)
+    if amount is None:
+        return intact.expand(state.forwards, -1, -1, -1)
+    amount = amount[..., None].to(query)
+    ablated = _joint(state, layer, [(gate, amount.new_ones(1, 1, 1))], query, key, value, visible, scale, softcap)
+    return torch.lerp(intact, ablated, amount)
 
 
 def _fold(x: Float[Tensor, "batch heads rows head_dim"], kv_heads: int) -> Float[Tensor, "kv_heads batch group_rows head_dim"]:
@@ -262,66 +327,136 @@ def _weigh(
     return scores + stock + torch.log(weight)
 
 
-def _can_group(state: SuffixPass, active: list[tuple[Gate, Tensor]], query: Tensor, visible: Tensor, softcap: float | None) -> bool:
-    """Whether the fast path for plain head ablation applies (many keys, CPU, nothing to differentiate or record)."""
-    bank = state.bank
+@dataclass
+class _Sorted:
+    """Forwards of one pass in the order of each head, intact ones first; made once for all layers.
+
+    Attributes:
+        order: forward at each place, ``[layers, heads, batch]``.
+        place: the inverse.
+        intact: intact forwards per layer and head, and its least and most per layer.
+    """
+
+    order: Int[Tensor, "layers heads batch"]
+    place: Int[Tensor, "layers heads batch"]
+    intact: Int[Tensor, "layers heads"]
+    least: list[int]
+    most: list[int]
+
+    @classmethod
+    def of(cls, gate: Gate, layers: int, heads: int, batch: int) -> "_Sorted":
+        cut = torch.zeros(layers, heads, batch, dtype=torch.bool)
+        for layer in range(layers):
+            rows = gate.rows(layer)
+            if rows is not None:
+                cut[layer] = rows[..., 0].t() > 0.5
+        order = torch.argsort(cut.to(torch.uint8), dim=-1, stable=True)
+        intact = batch - cut.sum(-1)
+        return cls(order, torch.argsort(order, dim=-1), intact, intact.amin(1).tolist(), intact.amax(1).tolist())
+
+
+def _can_group(state: SuffixPass, query: Tensor, visible: Tensor, softcap: float | None) -> bool:
+    """Whether the fast path for plain head ablation applies (CPU, nothing to differentiate or record, the whole prefix visible)."""
     return (
         query.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and bank.prefix >= _FLASH_FROM_KEYS
         and softcap is None
         and state.record is None
-        and len(active) <= 1
-        and all(gate.only_heads and not gate.mixes for gate, _ in active)
-        and bool(visible[..., : bank.prefix].all())
+        and len(state.gates) == 1
+        and state.gates[0].only_heads
+        and not state.gates[0].mixes
+        and bool(visible[..., : state.bank.prefix].all())
     )
 
 
 def _grouped(
-    bank: Bank, layer: int, reads: str, rows: Tensor | None, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float
+    state: SuffixPass, layer: int, gate: Gate, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float
 ) -> Float[Tensor, "batch heads queries head_dim"]:
     """Head by head, forwards that are intact read the real prefix and the others its twin: no key is scored in vain.
 
-    The two sides of each softmax (shared prefix, own suffix) are computed apart and merged by their log-sum-exp.
+    Every head sorts the forwards, intact ones first. Both sides are then plain slices of the batch; where the numbers of
+    intact forwards differ from head to head, the forwards between the least and the most are computed on both sides.
     """
-    batch, heads, queries, dim = query.shape
+    bank = state.bank
+    batch, heads, queries = query.shape[:3]
     repeat = heads // key.shape[1]
-    keys, values = bank.keys[layer].repeat_interleave(repeat, 0), bank.values[layer].repeat_interleave(repeat, 0)
-    prefix, system = bank.prefix, bank.image.start
-    by_head = query.transpose(0, 1)
-    output = query.new_empty(heads, batch, queries, dim)
-    normaliser = query.new_empty(heads, batch, queries)
-    cut = torch.zeros(heads, batch, dtype=torch.bool) if rows is None else (rows[..., 0] > 0.5).expand(batch, heads).t()
-    for is_cut in (False, True):
-        members = cut == is_cut
-        most = int(members.sum(1).max())
-        if most == 0:
-            continue
-        # Pad every head to the largest group; surplus rows are computed and dropped.
-        order = torch.argsort(members, dim=1, descending=True, stable=True)[:, :most]
-        used = torch.gather(members, 1, order)
-        if not is_cut:
-            k, v = keys[:, :prefix], values[:, :prefix]
-        elif reads == "baseline":
-            k = torch.cat([keys[:, :system], keys[:, prefix:]], 1)
-            v = torch.cat([values[:, :system], values[:, prefix:]], 1)
+    prefix = bank.prefix
+    if state.sorted is None:
+        state.sorted = _Sorted.of(gate, len(bank.keys), heads, batch)
+    order, place, intact = (x[layer] for x in (state.sorted.order, state.sorted.place, state.sorted.intact))
+    least, most = state.sorted.least[layer], state.sorted.most[layer]
+    # Sorted and contiguous: products of many small matrices are several times slower on strided ones.
+    query, key, value = (_by_head(x, heads, order) for x in (query, key, value))
+
+    def for_each_head(shared: Tensor) -> Tensor:
+        return shared if repeat == 1 else shared.repeat_interleave(repeat, 0)
+
+    sides = []  # (first forward, one past the last, keys, values)
+    if most > 0:
+        sides.append((0, most, for_each_head(bank.keys[layer][:, :prefix]), for_each_head(bank.values[layer][:, :prefix])))
+    if least < batch:
+        sides.append((least, batch, *map(for_each_head, bank.ablated(layer, gate.reads))))
+    doubtful = (torch.arange(least, most) >= intact[:, None])[:, :, None, None]  # computed on both sides; True = cut
+
+    def merge(parts: list[Tensor]) -> Tensor:
+        """Per side ``[heads, its forwards, queries, n]`` → ``[heads, batch, queries, n]``."""
+        if len(parts) == 1:
+            return parts[0]
+        middle = torch.where(doubtful, parts[1][:, : most - least], parts[0][:, least:])
+        return torch.cat([parts[0][:, :least], middle, parts[1][:, most - least :]], 1)
+
+    mask = torch.zeros(queries, key.shape[2], dtype=query.dtype).masked_fill_(~visible[0, 0, :, prefix:], float("-inf"))
+    own = torch.baddbmm(mask, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=scale).view(heads, batch, queries, -1)
+    attend = _one_softmax if prefix < _FLASH_FROM_KEYS else _two_softmaxes
+    return _take(attend(sides, merge, query, own, value, scale), place).transpose(0, 1)
+
+
+def _by_head(x: Float[Tensor, "batch some_heads rows head_dim"], heads: int, order: Int[Tensor, "heads batch"]) -> Tensor:
+    """``[heads, batch, rows, head_dim]``, the forwards of each head in its ``order``."""
+    x = x.transpose(0, 1).contiguous()
+    return _take(x if x.shape[0] == heads else x.repeat_interleave(heads // x.shape[0], 0), order)
+
+
+def _take(x: Float[Tensor, "heads batch rows head_dim"], order: Int[Tensor, "heads batch"]) -> Tensor:
+    """Each head's forwards in another order, whole blocks of memory at a time."""
+    heads, batch = order.shape
+    return x.flatten(0, 1).index_select(0, (order + batch * torch.arange(heads)[:, None]).flatten()).view_as(x)
+
+
+def _one_softmax(sides: list[tuple], merge: Callable[[list[Tensor]], Tensor], query: Tensor, own: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Few keys: one softmax over [shared keys | own suffix]. Everything is sorted by head: ``[heads, batch, queries, ·]``."""
+    heads, batch, queries, dim = query.shape
+    width = max(keys.shape[1] for _, _, keys, _ in sides)
+    scores = []
+    for start, stop, keys, _ in sides:
+        part = torch.bmm(query[:, start:stop].reshape(heads, -1, dim), keys.transpose(1, 2) * scale)
+        if part.shape[-1] < width:
+            part = torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=float("-inf"))
+        scores.append(part.view(heads, stop - start, queries, width))
+    weights = torch.softmax(torch.cat([merge(scores), own], -1), -1, dtype=torch.float32).to(query.dtype)
+    parts = []
+    for start, stop, _, values in sides:
+        part = weights[:, start:stop, :, : values.shape[1]].flatten(1, 2)
+        parts.append(torch.bmm(part, values).view(heads, stop - start, queries, dim))
+    own = weights[..., width:].flatten(0, 1)
+    return merge(parts) + torch.bmm(own, value.flatten(0, 1)).view(heads, batch, queries, dim)
+
+
+def _two_softmaxes(sides: list[tuple], merge: Callable[[list[Tensor]], Tensor], query: Tensor, own: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Many keys: shared keys by flash attention, the own suffix apart, merged by their log-sum-exp."""
+    heads, batch, queries, dim = query.shape
+    outputs, normalisers = [], []
+    for start, stop, keys, values in sides:
+        taken = query[:, start:stop].reshape(1, heads, -1, dim)
+        if keys.shape[1] == 0:
+            part, normaliser = torch.zeros_like(taken), taken.new_full(taken.shape[:-1], float("-inf"))
         else:
-            k, v = keys[:, :system], values[:, :system]
-        which = torch.arange(heads)[:, None].expand(-1, most)
-        taken = by_head[which, order].reshape(1, heads, most * queries, dim)
-        if k.shape[1] == 0:
-            part, lse = torch.zeros_like(taken), taken.new_full(taken.shape[:-1], float("-inf"))
-        else:
-            part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(taken, k[None], v[None], scale=scale)
-        output[which[used], order[used]] = part.view(heads, most, queries, dim)[used]
-        normaliser[which[used], order[used]] = lse.view(heads, most, queries)[used].to(normaliser)
-    own_scores = _fold(query * scale, key.shape[1]) @ key.transpose(0, 1).transpose(2, 3)
-    own_scores = own_scores.view(key.shape[1], batch, repeat, queries, -1)
-    own_scores = own_scores + torch.zeros(visible.shape[-2:], dtype=own_scores.dtype)[:, prefix:].masked_fill(~visible[0, 0, :, prefix:], float("-inf"))
-    own_scores = own_scores.float()
-    own_normaliser = own_scores.logsumexp(-1)
-    own = torch.exp(own_scores - own_normaliser[..., None]).to(query.dtype).view(key.shape[1], batch, repeat * queries, -1) @ value.transpose(0, 1)
-    own = own.view(key.shape[1], batch, repeat, queries, dim).transpose(1, 2).reshape(heads, batch, queries, dim)
-    own_normaliser = own_normaliser.transpose(1, 2).reshape(heads, batch, queries)
-    share = torch.sigmoid(normaliser.float() - own_normaliser)[..., None].to(query.dtype)
-    return torch.lerp(own, output, share).transpose(0, 1)
+            part, normaliser = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(taken, keys[None], values[None], scale=scale)
+        outputs.append(part.view(heads, stop - start, queries, dim))
+        normalisers.append(normaliser.view(heads, stop - start, queries, 1).float())
+    own = own.float()
+    own_normaliser = own.logsumexp(-1, keepdim=True)
+    own_weights = torch.exp(own - own_normaliser).to(query.dtype)
+    own_output = torch.bmm(own_weights.flatten(0, 1), value.flatten(0, 1)).view(heads, batch, queries, dim)
+    share = torch.sigmoid(merge(normalisers) - own_normaliser).to(query.dtype)
+    return torch.lerp(own_output, merge(outputs), share)

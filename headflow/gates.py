@@ -69,11 +69,15 @@ class Gate:
         return any(factor.requires_grad or bool(((factor != 0) & (factor != 1)).any()) for factor in rows)
 
     @property
+    def batches(self) -> set[int]:
+        """Numbers of forwards that its factors tell apart (1 = the same for all)."""
+        sizes = {self.heads.shape[0]} if self.heads is not None else set()
+        return sizes | {factor.shape[0] for factor in (self.queries, self.keys) if factor is not None and factor.ndim == 2}
+
+    @property
     def batch(self) -> int:
         """Forwards that this gate tells apart (1 = the same for all)."""
-        sizes = [self.heads.shape[0]] if self.heads is not None else []
-        sizes += [factor.shape[0] for factor in (self.queries, self.keys) if factor is not None and factor.ndim == 2]
-        return max(sizes, default=1)
+        return max(self.batches, default=1)
 
     @property
     def only_heads(self) -> bool:
@@ -134,14 +138,15 @@ def check_gates(gates: Sequence[Gate], *, layers: int, heads: int, suffix: int, 
             factor = getattr(gate, name)
             if factor is None:
                 continue
-            if tuple(factor.shape[-len(shape) :]) != shape or factor.ndim > len(shape) + 1:
+            least, most = {"heads": (3, 3), "layers": (1, 1)}.get(name, (1, 2))
+            if tuple(factor.shape[-len(shape) :]) != shape or not least <= factor.ndim <= most:
                 raise HeadflowError(f"gate: {name} has shape {tuple(factor.shape)}, expected (forwards, {', '.join(map(str, shape))})")
         if gate.reads == "baseline" and gate.keys is not None:
             outside = gate.keys.detach().clone()
             outside[..., image] = 0
             if bool(outside.any()):
                 raise HeadflowError("gate: only image positions have a baseline; cut other keys with reads='nothing'")
-        batches.add(gate.batch)
+        batches |= gate.batches
     batches.discard(1)
     if len(batches) > 1:
         raise HeadflowError(f"gates disagree on the number of forwards: {sorted(batches)}")

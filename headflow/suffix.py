@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from headflow.attention import _ACTIVE, Bank, Record, SuffixPass, obey, switched
 from headflow.gates import Gate, check_gates
@@ -51,34 +51,72 @@ def make_bank(capture: Capture, baseline: Baseline) -> Bank:
 def prepared(capture: Capture) -> Iterator[None]:
     """Set the model up for suffix passes; undone on the way out.
 
-    In the last layer only the last position is read, so its output projection and its MLP are run for that alone: their
-    one row is broadcast over the residual stream, whose last row then is right and whose other rows nobody reads.
+    Two parts of the work are the same for all forwards, or read by nobody, and are left out:
+
+    - The first layer's queries, keys and values are projected for one forward: nothing before them depends on a gate.
+    - In the last layer only the last position is read, so its query and output projections and its MLP are run for that
+      alone: their one row is broadcast over the suffix, whose last row then is right and whose other rows nobody reads.
     """
     decoder = capture.lvlm.decoder
+    layers = list(getattr(decoder, "layers", ()))
     with ExitStack() as stack:
         stack.enter_context(switched(decoder))
-        for module in _last_layer_parts(decoder):
+        for module in _parts(layers[:1], "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+            stack.callback(module.register_forward_pre_hook(_one_forward).remove)
+            stack.callback(module.register_forward_hook(_for_all_forwards).remove)
+        for module in _parts(layers[-1:], "self_attn.o_proj", "mlp"):
             stack.callback(module.register_forward_pre_hook(_only_last_row).remove)
+        for module in _parts(layers[-1:], "self_attn.q_proj"):
+            stack.callback(module.register_forward_pre_hook(_only_last_row).remove)
+            stack.callback(module.register_forward_hook(_for_all_rows).remove)
+        vocabulary = capture.lvlm.model.get_output_embeddings()
+        if vocabulary is not None:
+            stack.callback(vocabulary.register_forward_pre_hook(_contiguous).remove)
         yield
 
 
-def _last_layer_parts(decoder: PreTrainedModel) -> list[torch.nn.Module]:
-    layer = decoder.layers[-1] if hasattr(decoder, "layers") else None
-    projection = getattr(getattr(layer, "self_attn", None), "o_proj", None)
-    mlp = getattr(layer, "mlp", None)
-    return [projection, mlp] if projection is not None and mlp is not None else []
+def _parts(layers: Sequence[torch.nn.Module], *names: str) -> list[torch.nn.Module]:
+    """The named modules of these layers, or none of them where one is missing."""
+    try:
+        return [layer.get_submodule(name) for layer in layers for name in names]
+    except AttributeError:
+        return []
+
+
+def _one_forward(module: torch.nn.Module, args: tuple) -> tuple | None:
+    if _ACTIVE.get(None) is None or not args or args[0].ndim != 3:
+        return None
+    return (args[0][:1], *args[1:])
+
+
+def _for_all_forwards(module: torch.nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    state = _ACTIVE.get(None)
+    return None if state is None or not args or output.ndim != 3 else output.expand(state.forwards, -1, -1)
 
 
 def _only_last_row(module: torch.nn.Module, args: tuple) -> tuple | None:
     state = _ACTIVE.get(None)
     if state is None or state.last != 1 or not args:
         return None
-    return (args[0][:, -1:], *args[1:])
+    # Contiguous, or the projection would become one product per forward.
+    return (args[0][:, -1:].contiguous(), *args[1:])
+
+
+def _contiguous(module: torch.nn.Module, args: tuple) -> tuple | None:
+    """The last position's states come as a slice; on a slice the projection would become one product per forward."""
+    return (args[0].contiguous(), *args[1:]) if args else None
+
+
+def _for_all_rows(module: torch.nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    state = _ACTIVE.get(None)
+    if state is None or state.last != 1 or not args:
+        return None
+    return output.expand(output.shape[0], state.suffix, *output.shape[2:])
 
 
 def run_suffix(
-    capture: Capture, bank: Bank, gates: Sequence[Gate] = (), *, last: int | None = 1, record: Record | None = None
-) -> tuple[Float[Tensor, "batch last vocabulary"], SuffixPass]:
+    capture: Capture, bank: Bank, gates: Sequence[Gate] = (), *, last: int | None = 1, record: Record | None = None, fired: list[int] | None = None
+) -> Float[Tensor, "batch last vocabulary"]:
     """One batched suffix pass; call it inside :func:`prepared`.
 
     Args:
@@ -87,9 +125,10 @@ def run_suffix(
         gates: the cuts; the batch size is the number of forwards that they tell apart.
         last: positions, counted from the end, whose logits are wanted (None = the whole suffix).
         record: receives every layer's attention weights.
+        fired: receives the layers that came through the attention function, in order.
 
     Returns:
-        Logits in float32, and the state of the pass with the layers that fired.
+        Logits in float32.
 
     Raises:
         HeadflowError: a gate has the wrong shape.
@@ -100,7 +139,10 @@ def run_suffix(
     embeddings = capture.embeddings[:, capture.prefix :].expand(batch, -1, -1)
     position_ids = capture.position_ids[..., capture.prefix :]
     position_ids = position_ids.expand(*position_ids.shape[:-2], batch, -1)
-    state = SuffixPass(bank, tuple(gates), last=last, record=record, last_layer=lvlm.layers - 1)
+    state = SuffixPass(
+        bank, tuple(gates), last=last, record=record, fired=[] if fired is None else fired, last_layer=lvlm.layers - 1, forwards=batch,
+        suffix=capture.suffix, one_start=True,
+    )  # fmt: skip
     with obey(state):
         output = lvlm.model(
             inputs_embeds=embeddings,
@@ -109,4 +151,4 @@ def run_suffix(
             use_cache=True,
             logits_to_keep=last or 0,
         )
-    return output.logits.float(), state
+    return output.logits.float()

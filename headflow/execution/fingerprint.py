@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def digest_files(paths: Iterable[Path]) -> str:
     """
     total = hashlib.sha256()
     for path in sorted(paths):
-        total.update(path.name.encode() + b"\0")
         try:
             with open(path, "rb") as file:
+                # Its length goes before the content, so that bytes cannot move from one file to the next unseen.
+                total.update(f"{path.name}\0{os.fstat(file.fileno()).st_size}\0".encode())
                 while piece := file.read(1 << 22):
                     total.update(piece)
         except OSError as error:

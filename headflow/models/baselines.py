@@ -55,6 +55,9 @@ class Baseline:
         """Raise HeadflowError unless this baseline stands at the same positions as the example's picture."""
         if not self.keys:
             return
+        shapes = [k.shape for k in self.keys], [k[:, capture.image].shape for k in capture.keys]
+        if [(s[0], s[2]) for s in shapes[0]] != [(s[0], s[2]) for s in shapes[1]]:
+            raise HeadflowError(f"baseline {self.kind!r} was made by a model with other layers or key heads than the example's; make it anew with this model")
         image = capture.image
         if self.start != image.start or self.keys[0].shape[1] != image.stop - image.start:
             raise HeadflowError(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache, PretrainedConfig, PreTrainedModel
 
@@ -18,6 +19,7 @@ from headflow.errors import HeadflowError
 from headflow.models.capture import Capture
 from headflow.prompts import chat, image_span, token_roles
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 Picture = Image.Image | UInt8[np.ndarray, "height width 3"] | bytes | str | Path
 
 
@@ -137,9 +139,10 @@ class LVLM:
             HeadflowError: the answer tokenises to nothing, or to an unknown token.
         """
         tokenizer = self.processor.tokenizer
-        prompt = tokenizer(chat(self.processor, question))["input_ids"]
-        # A space first, as the answer follows the role's colon; tokenizers that have no use for it drop it.
-        whole = tokenizer(chat(self.processor, question, " " + answer))["input_ids"]
+        # After a role's colon the answer begins with a space, after a line break it does not.
+        text = chat(self.processor, question)
+        whole = tokenizer(text + (answer if text[-1:].isspace() else " " + answer))["input_ids"]
+        prompt = tokenizer(text)["input_ids"]
         rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokenizer(answer, add_special_tokens=False)["input_ids"]
         if not rest:
             raise HeadflowError(f"the answer {answer!r} tokenises to nothing")
@@ -165,7 +168,7 @@ def load(
     Args:
         source: folder, hub id, or ``"embedded"``.
         revision: commit, tag or branch on the hub.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
         device: ``cpu``, ``cuda``, ``cuda:1`` …; ``auto`` takes the first GPU if there is one.
         trust_remote_code: run code that comes with the checkpoint.
 
@@ -183,10 +186,17 @@ def load(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise HeadflowError(f"device {device!r} was asked for, but torch sees no GPU; use `device: auto` or `cpu`")
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if dtype not in DTYPES:
+        raise HeadflowError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     with _loading(source):
         processor = AutoProcessor.from_pretrained(source, **options)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **options)
-    return LVLM(model.to(device), processor)
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], **options)
+    try:
+        return LVLM(model.to(device), processor)
+    except (RuntimeError, AssertionError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise HeadflowError(f"model {str(source)!r} does not fit into the memory of device {device!r}; use bfloat16 or another device") from error
+        raise HeadflowError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); use `auto`, `cpu` or `cuda`") from error
 
 
 def read_config(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -203,7 +213,7 @@ def read_config(source: str | Path, *, revision: str | None = None, trust_remote
 def _loading(source: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise HeadflowError(f"model {str(source)!r} cannot be loaded: {reason}") from error
 
@@ -214,15 +224,15 @@ def open_picture(picture: Picture) -> Image.Image:
     Raises:
         HeadflowError: the file is missing, truncated or not a picture.
     """
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture).convert("RGB")
-    name = "image bytes" if isinstance(picture, bytes) else str(picture)
+    name = str(picture) if isinstance(picture, (str, Path)) else f"image {type(picture).__name__}"
     try:
+        if isinstance(picture, Image.Image):
+            return picture.convert("RGB")
+        if isinstance(picture, np.ndarray):
+            return Image.fromarray(picture).convert("RGB")
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
             return opened.convert("RGB")
     except FileNotFoundError:
         raise HeadflowError(f"{name}: there is no such picture") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
         raise HeadflowError(f"{name}: not a readable picture ({error})") from None
