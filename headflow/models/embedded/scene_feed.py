@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 
 from headflow.datasets.scenes.render import TRAINING_STREAM, Scene, scene
 from headflow.datasets.scenes.settings import SceneSettings
+from headflow.errors import HeadflowError
 
 _AHEAD = 6
 
@@ -16,6 +17,10 @@ def feed_scenes(seed: int, settings: SceneSettings, batches: Iterable[range]) ->
     """For each batch of indices the training scenes that have them, in order.
 
     Close the iterator to end the process; it also ends by itself when this one dies.
+
+    Raises:
+        HeadflowError: the other process has died.
+        Exception: whatever rendering raised there.
     """
     context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can hang
     here, there = context.Pipe()
@@ -30,18 +35,33 @@ def feed_scenes(seed: int, settings: SceneSettings, batches: Iterable[range]) ->
                 waiting.append(batch)
                 if len(waiting) > _AHEAD:
                     waiting.popleft()
-                    yield here.recv()
+                    yield _receive(here)
             while waiting:
                 waiting.popleft()
-                yield here.recv()
+                yield _receive(here)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise HeadflowError("the process that renders training scenes has died (out of memory?); run the same command again to go on") from None
     finally:
         process.join(timeout=10)
         process.terminate()
 
 
+def _receive(connection: Connection) -> list[Scene]:
+    received = connection.recv()
+    if isinstance(received, Exception):
+        raise received
+    return received
+
+
 def _render_requests(requests: Connection, seed: int, settings: SceneSettings) -> None:
+    """What the other process does."""
     try:
         while True:
-            requests.send([scene(seed, TRAINING_STREAM, index, settings) for index in requests.recv()])
+            indices = requests.recv()
+            try:
+                answer: list[Scene] | Exception = [scene(seed, TRAINING_STREAM, index, settings) for index in indices]
+            except Exception as error:
+                answer = error
+            requests.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return  # the training process has gone

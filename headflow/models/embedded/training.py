@@ -1,7 +1,7 @@
 """Training of the embedded model: the vision tower alone (stage A), then everything together on questions (stage B).
 
 Each step depends on the recipe, the step's number and the state before it alone, so a run that is killed and started again ends with the
-same weights as one that is not.
+same weights as one that is not. (Bit for bit on the same machine with the same number of torch threads; another number rounds differently.)
 """
 
 import json
