@@ -13,8 +13,7 @@ from headflow.files import write_atomically, write_json
 from headflow.models.baselines import Baseline, blank_baseline, closed_baseline, mean_baseline
 from headflow.models.capture import Capture
 from headflow.models.features import image_attention, same_answer
-from headflow.models.lvlm import LVLM
-from headflow.models.prepared import load_prepared
+from headflow.models.lvlm import LVLM, load_prepared
 from headflow.params import Params
 from headflow.progress import progress
 from headflow.seeds import generator

@@ -11,16 +11,17 @@ from headflow.attribution.regression import fit
 from headflow.attribution.results import attributions_table, fits_table, predictions_table
 from headflow.errors import HeadflowError
 from headflow.files import write_csv, write_json
+from headflow.models.prepared import read_prepared
 from headflow.params import Params
 from headflow.tables import ATTRIBUTIONS, EXAMPLES, FEATURES, FITS, GROWTH, HEAD_SUMMARY, MASKS, PREDICTIONS, TARGETS
 from stages import paths
 from stages.door import enter
-from stages.model_shape import layers_and_heads
 
 
 def main(params: Params, model: str) -> None:
     """Write attributions, fits, predictions, head summary, growth and metrics of ``model``."""
-    layers, heads = layers_and_heads(model)
+    prepared = read_prepared(paths.model_dir(model))
+    layers, heads = prepared.layers, prepared.heads
     features = FEATURES.read(paths.features_dir(model) / "features.parquet").filter("explained")
     ids = features["id"].to_list()
     if not ids:

@@ -15,8 +15,8 @@ from headflow.execution.store import ResultStore
 from headflow.files import write_json
 from headflow.models.baselines import Baseline, swap_baseline
 from headflow.models.capture import Capture
-from headflow.models.lvlm import LVLM
-from headflow.models.prepared import load_prepared, read_prepared
+from headflow.models.lvlm import LVLM, load_prepared
+from headflow.models.prepared import read_prepared
 from headflow.params import Params
 from headflow.progress import progress
 from headflow.tables import EXAMPLES, FEATURES, MASKS, TARGETS

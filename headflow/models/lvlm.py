@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from headflow.errors import HeadflowError
 from headflow.models.capture import Capture
+from headflow.models.prepared import CHECKPOINT, read_prepared
 from headflow.prompts import chat, image_span, token_roles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -197,6 +198,22 @@ def load(
         if isinstance(error, torch.OutOfMemoryError):
             raise HeadflowError(f"model {str(source)!r} does not fit into the memory of device {device!r}; use bfloat16 or another device") from error
         raise HeadflowError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); use `auto`, `cpu` or `cuda`") from error
+
+
+def load_prepared(folder: Path, device: str) -> LVLM:
+    """Load the model that ``prepare_model`` left in ``folder`` (see :mod:`headflow.models.prepared`).
+
+    Raises:
+        HeadflowError: see :func:`load`; or the description is missing or damaged.
+    """
+    prepared = read_prepared(folder)
+    return load(
+        folder / CHECKPOINT if prepared.source is None else prepared.source,
+        revision=prepared.revision,
+        dtype=prepared.dtype,
+        device=device,
+        trust_remote_code=prepared.trust_remote_code,
+    )
 
 
 def read_config(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:

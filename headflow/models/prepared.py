@@ -1,9 +1,8 @@
 """What prepare_model leaves behind: a description of one model, and where to load exactly that one from."""
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from headflow.errors import HeadflowError
 from headflow.files import read_json
@@ -27,7 +26,7 @@ class PreparedModel(BaseModel):
         fingerprint: SHA-256 of the checkpoint's files, or the hub's commit.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     key: str
     id: str
@@ -35,9 +34,9 @@ class PreparedModel(BaseModel):
     revision: str | None
     dtype: str
     architecture: str
-    layers: int
-    heads: int
-    kv_heads: int
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
     trust_remote_code: bool
     fingerprint: str
 
@@ -52,18 +51,6 @@ def read_prepared(folder: Path) -> PreparedModel:
     try:
         return PreparedModel.model_validate(read_json(path))
     except ValidationError as error:
-        raise HeadflowError(f"{path}: not a prepared model ({error.errors()[0]['msg']}); delete it and run `dvc repro` again") from None
-
-
-def load_prepared(folder: Path, device: str) -> Any:
-    """Load the model (an :class:`headflow.models.lvlm.LVLM`) that ``folder`` describes."""
-    from headflow.models.lvlm import load
-
-    prepared = read_prepared(folder)
-    return load(
-        folder / CHECKPOINT if prepared.source is None else prepared.source,
-        revision=prepared.revision,
-        dtype=prepared.dtype,
-        device=device,
-        trust_remote_code=prepared.trust_remote_code,
-    )
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "content"
+        raise HeadflowError(f"{path}: not a prepared model ({place}: {fault['msg']}); delete it and run `dvc repro` again") from None

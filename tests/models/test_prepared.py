@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from headflow.errors import HeadflowError
-from headflow.models.prepared import PreparedModel, load_prepared, read_prepared
+from headflow.models.lvlm import load_prepared
+from headflow.models.prepared import PreparedModel, read_prepared
 
 DESCRIPTION = {
     "key": "tiny", "id": "embedded", "source": None, "revision": None, "dtype": "float32", "architecture": "LlavaForConditionalGeneration", "layers": 3,

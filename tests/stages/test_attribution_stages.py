@@ -15,6 +15,7 @@ import yaml
 
 from headflow.attribution.masks import unpack
 from headflow.files import read_json, write_json
+from headflow.models.prepared import PreparedModel
 from headflow.tables import (
     ATTRIBUTIONS,
     EXAMPLE_MAP,
@@ -35,6 +36,10 @@ from stages.door import enter
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS, HEADS, SCENES = 3, 4, 18
+MODEL = PreparedModel(
+    key="tiny", id="embedded", source=None, revision=None, dtype="float32", architecture="LlavaForConditionalGeneration", layers=LAYERS, heads=HEADS,
+    kv_heads=HEADS, trust_remote_code=False, fingerprint="0" * 64,
+)  # fmt: skip
 NAMES, COLOURS = ("cat", "dog", "cup"), ("red", "blue")
 
 
@@ -97,7 +102,7 @@ def folder(tmp_path: Path) -> Path:
     """A project folder with everything that comes before sample_masks."""
     params = {"models": {"tiny": {}}, "masks": {"count": 64, "held_out": 32}, "clusters": {"permutations": 99}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    write_json(tmp_path / "data/models/tiny/model.json", {"key": "tiny", "layers": LAYERS, "heads": HEADS})
+    write_json(tmp_path / "data/models/tiny/model.json", MODEL.model_dump())
     EXAMPLES.write(examples(), tmp_path / "data/examples.parquet")
     return tmp_path
 
@@ -241,10 +246,11 @@ def test_a_truncated_or_missing_table_gives_one_clear_line(ablated: Path, stage:
     assert f"{name}: missing; run `dvc repro`" in one_clear_line(ablated, stage)
 
 
-@pytest.mark.parametrize("content", ['{"layers": 3}', '{"layers": 3, "heads": true}', '{"layers": 3, "heads": 0}', "[3, 4]"])
-def test_a_model_without_shape_is_named(folder: Path, content: str) -> None:
-    (folder / "data/models/tiny/model.json").write_text(content)
-    assert "model.json: expected positive integers under 'layers' and 'heads'" in one_clear_line(folder, "sample_masks")
+@pytest.mark.parametrize("change", [{"heads": None}, {"heads": True}, {"heads": 0}, {"layers": "three"}])
+def test_a_model_without_shape_is_named(folder: Path, change: dict) -> None:
+    write_json(folder / "data/models/tiny/model.json", MODEL.model_dump() | change)
+    line = one_clear_line(folder, "sample_masks")
+    assert f"model.json: not a prepared model ({next(iter(change))}: " in line
 
 
 def test_masks_that_cannot_be_drawn_are_named(folder: Path) -> None:
