@@ -79,7 +79,7 @@ class Recipe(BaseModel):
 
 PRESETS: dict[str, Recipe] = {
     "shipped": Recipe(),
-    # About three minutes on two cores; good at the main object's colour and fair at its name, no more.
+    # About three minutes on two idle cores (five and a half of processor time). Measured: colour 1.00, count 0.96, object 0.66, object-F1 0.49.
     "fast": Recipe(vision_steps=1000, joint_steps=240),
 }
 
