@@ -45,6 +45,11 @@ def test_bfloat16_passes_with_its_own_tolerance(captures):
     assert 1e-5 < max(measured.identity, measured.swap) < measured.tolerance == 6e-2
 
 
+def test_float64_passes(captures):
+    """The norms of a text model, and the softmax, work in float32 whatever the weights are."""
+    check_intervention(*captures("gqa", dtype="float64"))
+
+
 def test_prefix_a_bidirectional_prompt(tmp_path_factory):
     """PaliGemma: the picture's keys depend on the question after it."""
     model = headflow.load(build_paligemma(tmp_path_factory.mktemp("paligemma")), device="cpu")

@@ -254,6 +254,35 @@ def test_many_image_tokens(captures, kind, kind_of_baseline, monkeypatch):
     assert layers == [1, 2]
 
 
+@pytest.mark.parametrize("layout", ["all", "random", "one head"])
+@pytest.mark.parametrize("kind_of_baseline", ["swap", "closed"])
+def test_head_ablation_without_the_grouped_path(captures, monkeypatch, kind_of_baseline, layout):
+    """What a GPU runs."""
+    monkeypatch.setattr(attention, "_can_group", lambda *args: False)
+    for kind in ("mha", "gqa"):
+        capture, other = captures(kind)
+        draw = Draw(capture, seed=5)
+        masks = {"all": torch.zeros, "random": draw.bits}.get(layout, torch.ones)(FORWARDS, draw.layers, draw.heads)
+        if layout == "one head":
+            masks[2, 1, 3] = 0
+        baseline = swap_baseline(other) if kind_of_baseline == "swap" else closed_baseline()
+        assert error(capture, [ablate_heads(masks, baseline.reads)], baseline, FORWARDS) < TOLERANCE
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_models_of_few_layers(captures, layers):
+    """Where the first layer is the last one too, or next to it."""
+    capture, other = captures("gqa", layers=layers)
+    draw = Draw(capture, seed=2)
+    for masks in (draw.bits(FORWARDS, layers, 4), draw.real(FORWARDS, layers, 4), draw.bits(1, layers, 4)):
+        assert error(capture, [ablate_heads(masks)], swap_baseline(other), len(masks)) < TOLERANCE
+    keys = draw.image_keys(draw.real(FORWARDS, draw.width))
+    assert error(capture, [Gate(heads=draw.real(FORWARDS, layers, 4), keys=keys)], swap_baseline(other), FORWARDS) < TOLERANCE
+    gates = [ablate_heads(draw.bits(FORWARDS, layers, 4))]
+    whole, last = (engine(capture, gates, swap_baseline(other), last=last) for last in (None, 1))
+    assert reference.relative(last, whole[:, -1:]) < 2e-6
+
+
 @pytest.mark.parametrize("flash_from", [1, 10_000])
 def test_the_last_layer_short_cut_changes_nothing(pair, monkeypatch, flash_from):
     capture, other = pair
