@@ -12,8 +12,8 @@ from headflow.models.baselines import closed_baseline, swap_baseline
 from headflow.models.capture import Capture
 from headflow.suffix import make_bank, prepared, run_suffix
 
-# Largest relative difference that rounding explains; norms and softmax work in float32 under float64 weights too. In half precision a shared prefix and a full sequence differ by up
-# to a few per cent of the largest logit.
+# Largest relative difference that rounding explains; under float64 weights too norms and softmax work in float32. In half
+# precision a shared prefix and a full sequence differ by up to a few per cent of the largest logit.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 LEAST_EFFECT = 1e-3
 
