@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headflow.batching import automatic_batch, run_in_batches
+from headflow.batching import batch_of, run_in_batches
 from headflow.errors import HeadflowError
 from headflow.gates import Gate, ablate_heads
 from headflow.models.baselines import Baseline, blank_baseline
@@ -73,7 +73,7 @@ def stream_masks(
             logits = run_suffix(capture, bank, [gate])
             return target(logits[:, -1]).expand(stop - start).cpu()
 
-    batch = automatic_batch(capture) if batch_size == "auto" else batch_size
+    batch = batch_of(capture, batch_size)
     with prepared(capture):
         for start, stop, values in run_in_batches(work, len(masks), batch, capture):
             yield start, stop, values.numpy()
@@ -128,17 +128,22 @@ def gate_gradients(
     target = Target("logit", capture.greedy_token()) if target is None else target
     bank = make_bank(capture, baseline)
     corners = _as_tensor(masks).float()
-    batch = automatic_batch(capture) if batch_size == "auto" else batch_size
-    targets, gradients = [], []
-    with prepared(capture), torch.enable_grad():
-        for start in range(0, len(corners), batch):
-            gate = corners[start : start + batch].to(lvlm.device).requires_grad_(True)
+    targets = np.empty(len(corners), np.float32)
+    gradients = np.empty((len(corners), lvlm.layers, lvlm.heads), np.float32)
+
+    def work(start: int, stop: int) -> Float[Tensor, "batch one_and_heads"]:
+        with torch.enable_grad():
+            gate = corners[start:stop].to(lvlm.device).requires_grad_(True)
             logits = run_suffix(capture, bank, [ablate_heads(gate, baseline.reads)])
             values = target(logits[:, -1])
             (gradient,) = torch.autograd.grad(values.sum(), gate)
-            targets.append(values.detach().cpu())
-            gradients.append(gradient.cpu())
-    return torch.cat(targets).numpy(), torch.cat(gradients).numpy()
+        return torch.cat([values.detach()[:, None], gradient.flatten(1)], 1).cpu()
+
+    with prepared(capture):
+        for start, stop, found in run_in_batches(work, len(corners), batch_of(capture, batch_size), capture):
+            targets[start:stop] = found[:, 0]
+            gradients[start:stop] = found[:, 1:].view(stop - start, lvlm.layers, lvlm.heads)
+    return targets, gradients
 
 
 def _as_tensor(masks: Masks) -> Tensor:

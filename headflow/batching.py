@@ -1,10 +1,9 @@
 """How many masked forwards run at once, and on how many threads; none of it changes a result beyond rounding."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -29,6 +28,19 @@ def automatic_batch(capture: Capture) -> int:
     row_bytes = wide * capture.lvlm.dtype.itemsize + 3 * config.num_attention_heads * keys * 4
     total = torch.cuda.get_device_properties(capture.lvlm.device).total_memory
     return int(max(1, min(_MOST_MASKS, _GPU_MEMORY_SHARE * total // (row_bytes * capture.suffix))))
+
+
+def batch_of(capture: Capture, batch_size: int | Literal["auto"]) -> int:
+    """The batch size that was asked for.
+
+    Raises:
+        HeadflowError: it is below one.
+    """
+    if batch_size == "auto":
+        return automatic_batch(capture)
+    if batch_size < 1:
+        raise HeadflowError(f"batch_size = {batch_size}: must be 'auto' or at least 1")
+    return batch_size
 
 
 def run_in_batches(work: Callable[[int, int], T], total: int, batch: int, capture: Capture) -> Iterator[tuple[int, int, T]]:
@@ -87,8 +99,3 @@ def _threads_shared(workers: int) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
-
-
-def cpu_threads() -> int:
-    """Threads that torch may use here."""
-    return torch.get_num_threads() or os.cpu_count() or 1

@@ -65,7 +65,8 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
         fired: list[int] = []
         broken: Exception | None = None
         try:
-            intact = run_suffix(capture, bank, [ablate_heads(everything)], fired=fired)
+            # In one batch, so that what forwards share and what they do not is checked too.
+            intact, ablated = run_suffix(capture, bank, [ablate_heads(torch.cat([everything, 0 * everything]))], fired=fired)
         except (RuntimeError, ValueError, IndexError) as error:
             if fired:
                 raise
@@ -75,14 +76,13 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
                 f"effect check failed for {name}: the attention function ran in layers {fired}, expected each of {model.layers} layers once; "
                 "the model does not take its attention from transformers' AttentionInterface"
             ) from broken
-        identity = _relative(intact[0, -1], capture.logits)
+        identity = _relative(intact[-1], capture.logits)
         if not identity <= tolerance:
             raise HeadflowError(
                 f"identity check failed for {name}: with nothing ablated the logits differ from the stock model's by {identity:.2g} of the largest "
                 f"(allowed {tolerance:.0e}); positions, mask or scaling are not what the model uses"
             )
-        ablated = run_suffix(capture, bank, [ablate_heads(0 * everything)])
-        swap = _relative(ablated[0, -1], other.logits)
+        swap = _relative(ablated[-1], other.logits)
         if not swap <= tolerance:
             raise HeadflowError(
                 f"swap check failed for {name}: with every head reading another picture the logits differ from the stock model's on that picture by "
@@ -90,7 +90,7 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
             )
         closed = make_bank(capture, closed_baseline())
         blind = run_suffix(capture, closed, [ablate_heads(0 * everything, "nothing")])
-    effect = min(_relative(ablated[0, -1], capture.logits), _relative(blind[0, -1], capture.logits))
+    effect = min(_relative(ablated[-1], capture.logits), _relative(blind[0, -1], capture.logits))
     if not effect >= LEAST_EFFECT:
         raise HeadflowError(
             f"effect check failed for {name}: ablating every head moves the logits by {effect:.2g} of the largest (at least {LEAST_EFFECT:.0e} expected); "

@@ -1,5 +1,6 @@
 """Writing files so that a reader never meets half of one."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars.exceptions import PolarsError
+from safetensors import SafetensorError
 
 from headflow.errors import HeadflowError
 
@@ -17,17 +20,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         HeadflowError: the file could not be written (disk full, no permission); ``path`` is left as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise HeadflowError(f"{path}: could not be written ({error.strerror or error}); free some space or check the permissions, then run again") from error
+    except (OSError, PolarsError, SafetensorError) as error:  # a full disk comes in each of these classes
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise HeadflowError(f"{path}: could not be written ({reason}); free some space or check the permissions, then run again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -103,15 +103,6 @@ class Gate:
         moved = {name: factor.to(device, dtype) for name in ("heads", "queries", "keys", "layers") if (factor := getattr(self, name)) is not None}
         return Gate(reads=self.reads, **moved)
 
-    def part(self, start: int, stop: int) -> "Gate":
-        """The gate of forwards ``start`` to ``stop`` of the batch."""
-        cut = {
-            "heads": self.heads if self.heads is None or self.heads.shape[0] == 1 else self.heads[start:stop],
-            "queries": self.queries if self.queries is None or self.queries.ndim == 1 or self.queries.shape[0] == 1 else self.queries[start:stop],
-            "keys": self.keys if self.keys is None or self.keys.ndim == 1 or self.keys.shape[0] == 1 else self.keys[start:stop],
-        }
-        return Gate(reads=self.reads, layers=self.layers, **cut)
-
 
 def ablate_heads(
     masks: Bool[Tensor, "batch layers heads"] | Float[Tensor, "batch layers heads"], reads: Reads = "baseline"

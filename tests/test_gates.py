@@ -96,13 +96,6 @@ def test_masks_of_any_number_format(dtype):
     assert gate.only_heads and gate.batch == 1
 
 
-def test_part_takes_forwards_and_leaves_shared_factors():
-    gate = Gate(heads=torch.rand(4, 3, 4), queries=torch.rand(5), keys=torch.rand(1, 20), layers=torch.rand(3))
-    part = gate.part(1, 3)
-    assert torch.equal(part.heads, gate.heads[1:3]) and part.batch == 2
-    assert torch.equal(part.queries, gate.queries) and torch.equal(part.keys, gate.keys) and torch.equal(part.layers, gate.layers)
-
-
 # The meta device computes shapes and refuses to mix devices, as a GPU does: it finds a tensor made on the CPU without one.
 @pytest.mark.parametrize("keys", [False, True], ids=["no keys", "keys"])
 @pytest.mark.parametrize("rows", ["none", "layers", "heads", "queries"])

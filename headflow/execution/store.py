@@ -92,6 +92,8 @@ class ResultStore:
                 advice = "free some space and run again; finished work is kept"
             elif "locked" in reason:
                 advice = "another run is writing to it; wait for that run to end"
+            elif "readonly" in reason or "unable to open" in reason:
+                advice = "check the permissions of the file and its folder, or name another with ablation.store"
             else:
                 advice = "move the file away and run again to start a new store"
             raise HeadflowError(f"{self.path}: the result store cannot be used ({reason}); {advice}") from error

@@ -46,7 +46,7 @@ class Baseline:
 
     def fingerprint(self) -> str:
         """SHA-256 over all its numbers."""
-        digest = hashlib.sha256(self.kind.encode())
+        digest = hashlib.sha256(f"{self.kind} {self.start} {[tuple(x.shape) for x in (*self.keys, *self.values)]}".encode())
         for tensor in (*self.keys, *self.values):
             digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

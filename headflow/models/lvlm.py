@@ -43,7 +43,10 @@ class LVLM:
         self.layers: int = config.num_hidden_layers
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        self.image_token: int = self.model.config.image_token_id
+        token = getattr(self.model.config, "image_token_id", None)
+        if token is None:
+            raise HeadflowError(f"{type(self.model).__name__} does not say which token stands for the picture (config.image_token_id); it is not supported")
+        self.image_token: int = token
 
     @property
     def device(self) -> torch.device:
@@ -56,7 +59,14 @@ class LVLM:
     def inputs(self, pictures: Sequence[Picture], question: str, answer: str | None = None) -> dict[str, Tensor]:
         """Model inputs for one question about each of several pictures of one size."""
         text = chat(self.processor, question, answer)
-        batch = self.processor(images=[open_picture(p) for p in pictures], text=[text] * len(pictures), return_tensors="pt")
+        marker = getattr(self.processor, "image_token", None)
+        if marker and marker not in text:
+            raise HeadflowError(f"the prompt holds no image token ({marker!r}); does the chat template insert the picture?")
+        opened = [open_picture(p) for p in pictures]
+        try:
+            batch = self.processor(images=opened, text=[text] * len(opened), return_tensors="pt", add_special_tokens=self._adds_specials(text))
+        except ValueError as error:
+            raise HeadflowError(f"the model's processor refuses the picture or the prompt ({error})") from error
         return {k: v.to(self.device, self.dtype if v.is_floating_point() else None) for k, v in batch.items() if isinstance(v, Tensor)}
 
     @torch.no_grad()
@@ -142,8 +152,9 @@ class LVLM:
         tokenizer = self.processor.tokenizer
         # After a role's colon the answer begins with a space, after a line break it does not.
         text = chat(self.processor, question)
-        whole = tokenizer(text + (answer if text[-1:].isspace() else " " + answer))["input_ids"]
-        prompt = tokenizer(text)["input_ids"]
+        options = {"add_special_tokens": self._adds_specials(text)}
+        whole = tokenizer(text + (answer if text[-1:].isspace() else " " + answer), **options)["input_ids"]
+        prompt = tokenizer(text, **options)["input_ids"]
         rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokenizer(answer, add_special_tokens=False)["input_ids"]
         if not rest:
             raise HeadflowError(f"the answer {answer!r} tokenises to nothing")
@@ -151,8 +162,24 @@ class LVLM:
             raise HeadflowError(f"the answer {answer!r} begins with a token that this model does not know")
         return rest[0]
 
+    def _adds_specials(self, text: str) -> bool:
+        """Whether the tokenizer is to add its special tokens: not where the chat template has written the first one itself."""
+        first = self.processor.tokenizer.bos_token
+        return not (first and text.startswith(first))
+
     def _pieces(self, ids: Sequence[int]) -> list[str]:
-        return [self.processor.tokenizer.decode([token]) for token in ids]
+        """The text of each token; a character that is spread over several tokens is given to the last of them."""
+        decode = self.processor.tokenizer.decode
+        pieces = [decode([token]) for token in ids]
+        start = None
+        for at, piece in enumerate([*pieces, ""]):
+            broken = "\ufffd" in piece
+            if broken and start is None:
+                start = at
+            elif not broken and start is not None:
+                pieces[start:at] = [""] * (at - start - 1) + [decode(list(ids[start:at]))]
+                start = None
+        return pieces
 
     def _forget_positions(self) -> None:
         """The Qwen-VL families keep the last prompt's position offset between calls."""
