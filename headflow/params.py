@@ -82,7 +82,7 @@ class MasksParams(Group):
 class AblationParams(Group):
     """How the masked runs are done (stage run_ablations); none of it changes a result."""
 
-    batch_size: int | Literal["auto"] = Field("auto", description="masked forwards at once; auto finds the fastest that fits")
+    batch_size: int | Literal["auto"] = Field("auto", description="masked forwards at once; auto goes by the sizes of model and memory")
     store: str = Field(".headflow/results.sqlite", min_length=1, description="where finished work is kept between runs")
 
     @model_validator(mode="after")

@@ -65,15 +65,17 @@ def growth(growth_table: pl.DataFrame) -> alt.HConcatChart:
     rows = theme.drawable(numbers.growth_by_masks(growth_table))
     panels = {"held_out_r": "Predicts unseen masks", "agreement_r": "Agrees with itself (split halves)"}
     drawn = {title: part for measure, title in panels.items() if not (part := rows.filter(pl.col("measure") == measure)).is_empty() or measure == "held_out_r"}
-    return alt.hconcat(*(_growth_panel(part, title) for title, part in drawn.items()), spacing=40)
+    sizes = sorted(rows["masks"].unique())  # both panels share the axis, though halves of few masks are not compared
+    return alt.hconcat(*(_growth_panel(part, title, sizes) for title, part in drawn.items()), spacing=40)
 
 
-def _growth_panel(rows: pl.DataFrame, title: str) -> alt.LayerChart:
+def _growth_panel(rows: pl.DataFrame, title: str, sizes: list[int]) -> alt.LayerChart:
     lowest = float(rows["low"].min() or 0.0)
     domain = [min(0.0, lowest), 1.0]
-    axis = alt.Axis(values=rows["masks"].to_list(), format="d", grid=False, labelOverlap="greedy")
+    reach = {"domain": [sizes[0], sizes[-1]]} if sizes else {}
+    axis = alt.Axis(values=sizes, format="d", grid=False, labelOverlap="greedy")
     base = alt.Chart(rows).encode(
-        x=alt.X("masks:Q", title="masks used for the fit (log scale)", scale=alt.Scale(type="log", nice=False, padding=10), axis=axis),
+        x=alt.X("masks:Q", title="masks used for the fit (log scale)", scale=alt.Scale(type="log", nice=False, padding=10, **reach), axis=axis),
         tooltip=[alt.Tooltip("masks:Q"), alt.Tooltip("median:Q", format=".3f"), alt.Tooltip("low:Q", title="10th percentile", format=".3f"),
                  alt.Tooltip("high:Q", title="90th percentile", format=".3f"), alt.Tooltip("examples:Q")],
     )  # fmt: skip

@@ -20,7 +20,7 @@ BASELINES = {
     "swap": "another picture",
     "closed": "nothing",
 }
-TARGETS = {"logit": "logit", "logprob": "log-probability", "margin": "margin over the best other token, in logits,"}
+TARGETS = {"logit": "logit", "logprob": "log-probability", "margin": "margin over the best other candidate, in logits,"}
 ROLES = ("system", "image", "question", "role", "final", "answer")
 MOST_TOKENS = 160
 MOST_QUESTIONS = 4

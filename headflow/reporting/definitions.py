@@ -31,7 +31,7 @@ TERMS = {
     "target": Term(
         "target",
         "The number that is explained, read at the last token of the prompt: the logit of the true answer's first token, or its log-probability, "
-        "or its margin over the best other token, as the parameters say. A logit is the model's raw score for a token; a rise by 1 multiplies "
+        "or its margin over the best other candidate answer, as the parameters say. A logit is the model's raw score for a token; a rise by 1 multiplies "
         "its odds against every other token by e ≈ 2.7. Log-probabilities are in nats.",
     ),
     "ablation": Term(

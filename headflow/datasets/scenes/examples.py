@@ -13,21 +13,11 @@ from headflow.datasets.scenes.questions import QuestionKind, ask, describe
 from headflow.datasets.scenes.render import Scene, SceneObject, scene
 from headflow.datasets.scenes.settings import SceneSettings
 from headflow.seeds import generator
+from headflow.tables import EXAMPLES
 
-OBJECT_TYPE = pl.Struct(
-    {
-        "name": pl.Utf8, "category": pl.Utf8, "colour": pl.Utf8, "style": pl.Utf8, "main": pl.Boolean,
-        "x": pl.Int64, "y": pl.Int64, "width": pl.Int64, "height": pl.Int64, "mask": pl.Binary,
-    }
-)  # fmt: skip
-"""One object: box in pixels, mask as a one-bit PNG of the picture's size."""
-
-EXAMPLE_SCHEMA: dict[str, Any] = {
-    "id": pl.Utf8, "split": pl.Utf8, "scene": pl.Int64, "image": pl.Binary, "question_kind": pl.Utf8, "question": pl.Utf8, "answer": pl.Utf8,
-    "meaning_name": pl.Utf8, "meaning_category": pl.Utf8, "looks_style": pl.Utf8, "looks_colour": pl.Utf8, "looks_background": pl.Utf8,
-    "looks_position": pl.Utf8, "object_count": pl.Int64, "description": pl.Utf8, "objects": pl.List(OBJECT_TYPE),
-}  # fmt: skip
-"""Columns of the table. ``meaning_*`` and ``looks_*`` are of the main object; ``image`` is a PNG; ``scene`` counts within the split."""
+_LABELS = ("meaning_name", "meaning_category", "looks_style", "looks_colour", "looks_background", "looks_position")
+EXAMPLE_SCHEMA: dict[str, Any] = {name: column.dtype for name, column in EXAMPLES.columns.items()} | dict.fromkeys(_LABELS, pl.String)
+"""Columns of the table: those of every examples table, and the labels of scenes, all of the main object."""
 
 
 def make_examples(
