@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ class Baseline:
     def save(self, path: Path) -> None:
         """Write as safetensors: ``keys`` and ``values``, ``[layers, kv_heads, image, head_dim]``."""
         tensors = {"keys": torch.stack(self.keys).cpu().contiguous(), "values": torch.stack(self.values).cpu().contiguous()} if self.keys else {}
-        metadata = {"kind": self.kind, "start": str(self.start), "pictures": str(self.pictures)}
+        # One entry: safetensors writes several in an order that differs from process to process.
+        metadata = {"baseline": json.dumps({"kind": self.kind, "start": self.start, "pictures": self.pictures})}
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
     @classmethod
@@ -80,14 +82,14 @@ class Baseline:
         """
         try:
             with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
+                metadata = json.loads((file.metadata() or {})["baseline"])
                 tensors = {name: file.get_tensor(name).to(device, dtype) for name in file.keys()}  # noqa: SIM118
                 return cls(
                     kind=metadata["kind"],
                     keys=list(tensors["keys"]) if tensors else [],
                     values=list(tensors["values"]) if tensors else [],
-                    start=int(metadata["start"]),
-                    pictures=int(metadata["pictures"]),
+                    start=metadata["start"],
+                    pictures=metadata["pictures"],
                 )
         except FileNotFoundError:
             raise HeadflowError(f"{path}: missing; run `dvc repro` to make it") from None
