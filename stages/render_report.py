@@ -5,7 +5,6 @@ from pathlib import Path
 
 from headflow.files import write_atomically
 from headflow.params import Params
-from headflow.reporting import page, run
 from stages import paths
 from stages.door import enter
 
@@ -26,6 +25,8 @@ def inputs(key: str) -> dict[str, str | dict[str, str]]:
 
 def main(params: Params, key: str) -> None:
     """Write index.html, report.ipynb and figures/ below the model's report folder."""
+    from headflow.reporting import page, run  # here, so that a mistake in the params is told before seconds of imports
+
     settings = params.model_dump(mode="json", exclude={"ablation"})  # where and how fast the runs were done changes no number
     settings["models"] = {key: settings["models"][key]}  # other models' settings are no part of this page
     run.load(key, inputs(key), settings)  # a missing or damaged input is told here in one line, not as a notebook's traceback
