@@ -11,6 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run setup test bench lint clean
 run: $(VENV)/run.stamp
+	@python -m stages.check_params
 	@dvc repro
 	@python -m stages.summary
 

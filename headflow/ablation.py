@@ -11,7 +11,7 @@ from torch import Tensor
 from headflow.batching import batch_of, run_in_batches
 from headflow.errors import HeadflowError
 from headflow.gates import Gate, ablate_heads
-from headflow.models.baselines import Baseline, blank_baseline
+from headflow.models.baselines import Baseline, blank_baseline, closed_baseline
 from headflow.models.capture import Capture
 from headflow.suffix import make_bank, prepared, run_suffix
 from headflow.targets import Target
@@ -24,7 +24,7 @@ def run_masks(
     capture: Capture,
     masks: Masks,
     *,
-    baseline: Baseline | None = None,
+    baseline: Baseline | Literal["blank", "closed"] = "blank",
     target: Target | None = None,
     batch_size: BatchSize = "auto",
 ) -> Float[np.ndarray, " masks"]:
@@ -34,7 +34,8 @@ def run_masks(
         capture: the example.
         masks: 1 = head intact, 0 = head ablated: it reads the baseline at every image position, for every suffix query;
             values between mix the two outputs.
-        baseline: what ablated heads read; None = a uniform grey picture.
+        baseline: what ablated heads read: ``"blank"``, a uniform grey picture; ``"closed"``, nothing; or a :class:`Baseline`, such as
+            ``mean_baseline(captures)`` or ``swap_baseline(other)`` of :mod:`headflow.models.baselines`.
         target: what is measured; None = the logit of the model's own first answer token.
         batch_size: masked forwards at once.
 
@@ -54,7 +55,7 @@ def stream_masks(
     capture: Capture,
     masks: Masks,
     *,
-    baseline: Baseline | None = None,
+    baseline: Baseline | Literal["blank", "closed"] = "blank",
     target: Target | None = None,
     batch_size: BatchSize = "auto",
 ) -> Iterator[tuple[int, int, Float[np.ndarray, " batch"]]]:
@@ -63,7 +64,7 @@ def stream_masks(
     masks = _as_tensor(masks)
     if masks.ndim != 3 or tuple(masks.shape[1:]) != (lvlm.layers, lvlm.heads):
         raise HeadflowError(f"masks have shape {tuple(masks.shape)}, expected (masks, {lvlm.layers} layers, {lvlm.heads} heads)")
-    baseline = blank_baseline(capture) if baseline is None else baseline
+    baseline = _baseline(capture, baseline)
     target = Target("logit", capture.greedy_token()) if target is None else target
     bank = make_bank(capture, baseline)
 
@@ -99,7 +100,7 @@ def run_gates(
         baseline = blank_baseline(capture)
     if baseline is not None and not baseline.keys and any(gate.reads == "baseline" for gate in gates):
         raise HeadflowError("a gate reads the baseline, but the baseline is 'closed'; use reads='nothing'")
-    bank = make_bank(capture, baseline) if baseline is not None else make_bank(capture, Baseline("closed", [], []))
+    bank = make_bank(capture, baseline) if baseline is not None else make_bank(capture, closed_baseline())
     target = Target("logit", capture.greedy_token()) if target is None else target
     with prepared(capture):
         logits = run_suffix(capture, bank, gates)
@@ -110,7 +111,7 @@ def gate_gradients(
     capture: Capture,
     masks: Masks,
     *,
-    baseline: Baseline | None = None,
+    baseline: Baseline | Literal["blank", "closed"] = "blank",
     target: Target | None = None,
     batch_size: BatchSize = "auto",
 ) -> tuple[Float[np.ndarray, " masks"], Float[np.ndarray, "masks layers heads"]]:
@@ -124,7 +125,7 @@ def gate_gradients(
         f, and ∂f/∂g for every head, in target units.
     """
     lvlm = capture.lvlm
-    baseline = blank_baseline(capture) if baseline is None else baseline
+    baseline = _baseline(capture, baseline)
     target = Target("logit", capture.greedy_token()) if target is None else target
     bank = make_bank(capture, baseline)
     corners = _as_tensor(masks).float()
@@ -144,6 +145,16 @@ def gate_gradients(
             targets[start:stop] = found[:, 0]
             gradients[start:stop] = found[:, 1:].view(stop - start, lvlm.layers, lvlm.heads)
     return targets, gradients
+
+
+def _baseline(capture: Capture, baseline: Baseline | str) -> Baseline:
+    if isinstance(baseline, Baseline):
+        return baseline
+    if baseline not in ("blank", "closed"):
+        raise HeadflowError(
+            f"baseline = {baseline!r}: must be 'blank', 'closed', or made by mean_baseline(captures) or swap_baseline(other) of headflow.models.baselines"
+        )
+    return blank_baseline(capture) if baseline == "blank" else closed_baseline()
 
 
 def _as_tensor(masks: Masks) -> Tensor:

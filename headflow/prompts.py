@@ -57,7 +57,10 @@ def token_roles(pieces: Sequence[str], span: slice, question: str) -> list[str]:
         ends.append(len(text))
     start = text.find(wanted)
     if start < 0:
-        raise HeadflowError(f"the question {question!r} is not found in the text after the picture ({text!r}); it must follow the picture in the chat template")
+        raise HeadflowError(
+            f"the question {question!r} is not found in the text after the picture ({text!r}); it must follow the picture in the chat template, in words "
+            "that the tokenizer knows"
+        )
     stop = start + len(wanted)
     suffix = ["question" if begin < stop else "role" for begin in [0, *ends[:-1]]]
     suffix[-1] = "final"

@@ -219,6 +219,7 @@ SEPARATION = Table(
         "values": Column(_INT, "different values that occur at least twice"),
         "examples": Column(_INT, "examples used"),
         "silhouette": Column(_REAL, "mean silhouette of attribution vectors grouped by the label, cosine, -1..1"),
+        "silhouette_chance": Column(_REAL, "the same under permuted labels, mean"),
         "silhouette_p": Column(_REAL, "permutation p-value of the silhouette"),
         "purity": Column(_REAL, "share of nearest neighbours with the same label, 0..1"),
         "purity_chance": Column(_REAL, "the same under permuted labels, mean"),

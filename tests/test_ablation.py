@@ -372,3 +372,12 @@ def test_the_library_in_under_ten_lines(checkpoints):
     assert attributions.attribution_.shape == SHAPE
     held_out = headflow.sample_masks(lvlm.layers, lvlm.heads, 64, stream="held_out", design="bernoulli")
     assert np.corrcoef(attributions.predict(held_out), headflow.run_masks(capture, held_out))[0, 1] > 0.3
+
+
+def test_baselines_may_be_named(own_pair):
+    capture, _ = own_pair
+    masks = corners(2)
+    for name, made in (("blank", blank_baseline(capture)), ("closed", closed_baseline())):
+        np.testing.assert_array_equal(run_masks(capture, masks, baseline=name), run_masks(capture, masks, baseline=made))
+    with pytest.raises(HeadflowError, match="baseline = 'mean': must be 'blank', 'closed'"):
+        run_masks(capture, masks, baseline="mean")

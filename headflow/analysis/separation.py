@@ -89,6 +89,5 @@ def separation(
         for name in ("silhouette", "purity", "explained"):
             stock, chance = getattr(found, name)[0], getattr(found, name)[1:]
             row |= {name: stock, f"{name}_chance": chance.mean(), f"{name}_p": (np.sum(chance >= stock - 1e-12) + 1) / (permutations + 1)}
-        row.pop("silhouette_chance")  # a silhouette has its own zero
         rows.append(row)
     return pl.DataFrame(rows, schema={name: column.dtype for name, column in SEPARATION.columns.items()})

@@ -69,13 +69,13 @@ def _coordinate(field: str) -> alt.X | alt.Y:
 def separation(table: pl.DataFrame) -> alt.HConcatChart:
     """For each label: variance explained, nearest-neighbour purity and silhouette; filled where its p-value is below 0.05."""
     rows = theme.drawable(table).with_columns(
-        pl.format("{}: {}", "kind", pl.col("label").map_elements(plain, return_dtype=pl.String)).alias("name"), pl.lit(0.0).alias("zero")
+        pl.format("{}: {}", "kind", pl.col("label").map_elements(plain, return_dtype=pl.String)).alias("name")
     )
     rows = rows.sort(["kind", "explained"], descending=[True, True])
     panels = [
         _measure(rows, "explained", "explained_chance", "explained_p", "variance explained, share", labelled=True),
         _measure(rows, "purity", "purity_chance", "purity_p", "nearest neighbours alike, share", labelled=False),
-        _measure(rows, "silhouette", "zero", "silhouette_p", "silhouette, −1 to 1", labelled=False),
+        _measure(rows, "silhouette", "silhouette_chance", "silhouette_p", "silhouette, −1 to 1", labelled=False),
     ]
     return alt.hconcat(*panels, spacing=22)
 

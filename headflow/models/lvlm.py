@@ -1,5 +1,6 @@
 """Load any vision-language model of transformers and ask it about a picture; one path for every family."""
 
+import difflib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -209,6 +210,10 @@ def load(
 
         verify(SHIPPED_FOLDER)
         source = SHIPPED_FOLDER
+    elif str(source).startswith((".", "/", "~")) and not Path(source).is_dir():
+        raise HeadflowError(f"model {str(source)!r} cannot be loaded: there is no such folder")
+    elif close := difflib.get_close_matches(str(source), ["embedded"], cutoff=0.8):
+        raise HeadflowError(f"model {str(source)!r} cannot be loaded: did you mean {close[0]!r}?")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -209,7 +209,8 @@ def caveats(run: Run) -> Markup:
         ),
         (
             "Intervals are about examples.",
-            f"They are at {run.confidence:.0%} over the examples at hand, one head at a time. They say nothing of other models, questions or kinds of picture.",
+            f"They are at {run.confidence:.0%} over the examples at hand, one head at a time. They say nothing of other models, questions or kinds of picture, "
+            "and count questions about one picture as independent.",
         ),
         ("Only the first token of an answer counts", "where the target is a single token's logit, log-probability or margin."),
     ]

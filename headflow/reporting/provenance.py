@@ -29,7 +29,8 @@ def commit(folder: Path) -> str:
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     if changed is None:
         return head
-    count = len(changed.splitlines())
+    # A run rewrites the lock file and the metrics itself; what counts is whether its inputs were changed.
+    count = sum(not line.endswith(("dvc.lock", ".json", ".csv")) for line in changed.splitlines())
     return f"{head}, {'unchanged' if count == 0 else f'with {count} changed file' + ('s' if count > 1 else '')}"
 
 

@@ -220,3 +220,8 @@ def test_the_first_token_where_the_answer_follows_a_line_break(captures):
 def test_answers_without_a_first_token_are_explained(captures, answer, message):
     with pytest.raises(HeadflowError, match=message):
         captures("mha")[0].first_token(answer)
+
+
+def test_a_near_miss_of_the_embedded_model_is_named():
+    with pytest.raises(HeadflowError, match="did you mean 'embedded'"):
+        headflow.load("embeded")

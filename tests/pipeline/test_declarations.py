@@ -39,7 +39,7 @@ def test_params_file_holds_every_key_with_its_default() -> None:
 def test_every_key_of_the_params_file_has_a_comment() -> None:
     lines = (ROOT / "params.yaml").read_text().splitlines()
     for before, line in itertools.pairwise(lines):
-        if line.strip() and not line.lstrip().startswith("#"):
+        if line.strip() and not line.lstrip().startswith(("#", "- ")):
             assert before.lstrip().startswith("# "), f"no comment above {line!r}"
 
 

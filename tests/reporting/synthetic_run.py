@@ -288,5 +288,5 @@ def _separation() -> pl.DataFrame:
         ("looks_background", "looks", 3, -0.02, 0.30, 0.34, 0.33, 0.44, 0.05, 0.05, 0.48),
     ]  # fmt: skip
     names = ["label", "kind", "values", "silhouette", "silhouette_p", "purity", "purity_chance", "purity_p", "explained", "explained_chance", "explained_p"]
-    frame = pl.DataFrame(rows, schema=names, orient="row").with_columns(pl.lit(37, pl.Int64).alias("examples"))
+    frame = pl.DataFrame(rows, schema=names, orient="row").with_columns(pl.lit(37, pl.Int64).alias("examples"), pl.lit(-0.05).alias("silhouette_chance"))
     return frame.select(list(tables.SEPARATION.columns))

@@ -284,7 +284,7 @@ class TestSeparation:
 
     def test_both_with_the_larger_first(self):
         assert sentences.separation(separation(meaning_name=self.strong, looks_colour=self.weak)).startswith(
-            "Attributions go with both, more with meaning: name"
+            "Attributions go with both, it seems more with meaning (the two are not tested against each other): name"
         )
         assert sentences.separation(separation(meaning_name=self.weak, looks_colour=self.strong)).startswith(
             "Attributions go with both, more with looks: colour"
@@ -343,3 +343,12 @@ def test_every_sentence_of_the_made_up_run_is_one_sentence(run):
     ]  # fmt: skip
     for text in said:
         assert text.endswith(".") and ". " not in text and "nan" not in text and "None" not in text and "unknown" not in text, text
+
+
+def test_a_sum_that_misses_the_ends_says_so_and_one_that_does_not_is_silent() -> None:
+    fits = pl.DataFrame({"id": ["a"], "held_out_r": [0.97], "held_out_r2": [0.94], "intercept": [4.8], "intact": [15.0], "ablated": [1.1]})
+    attributions = pl.DataFrame({"id": ["a", "a"], "attribution": [10.0, 3.4]})
+    said = sentences.held_out(fits, attributions, "logits")
+    assert "for the untouched model it says 18.2 logits where the model gives 15" in said and "with every head cut 4.80 for 1.10" in said
+    fitting = fits.with_columns(intercept=pl.lit(1.2), intact=pl.lit(14.7))
+    assert "astray" not in sentences.held_out(fitting, attributions, "logits")

@@ -92,7 +92,10 @@ def separation(table: pl.DataFrame) -> str:
         return f"Attributions go with meaning and with looks about alike: {_evidence(best['meaning'])}; {_evidence(best['looks'])}."
     kind = "meaning" if gap > 0 else "looks"
     other = "looks" if kind == "meaning" else "meaning"
-    return f"Attributions go with both, more with {kind}: {_evidence(best[kind])}; {_evidence(best[other])}{_second_opinion(rows, kind)}."
+    return (
+        f"Attributions go with both, it seems more with {kind} (the two are not tested against each other): {_evidence(best[kind])}; "
+        f"{_evidence(best[other])}{_second_opinion(rows, kind)}."
+    )
 
 
 def _corrected(table: pl.DataFrame, measure: str) -> pl.DataFrame:

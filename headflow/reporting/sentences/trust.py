@@ -15,8 +15,8 @@ TOLERANCE = 1e-5
 """Relative difference that rounding explains in float32; a run that used another records its own."""
 
 
-def held_out(fits: pl.DataFrame) -> str:
-    """How well the sum of heads predicts runs that the fit never saw."""
+def held_out(fits: pl.DataFrame, attributions: pl.DataFrame | None = None, unit: str = "logits") -> str:
+    """How well the sum of heads predicts runs that the fit never saw, and, given attributions, the two ends that no mask comes near."""
     fine = fits.filter(pl.col("held_out_r").is_finite())
     if fine.is_empty():
         return "It cannot be told: the target does not vary over the held-out masks of any example."
@@ -30,7 +30,22 @@ def held_out(fits: pl.DataFrame) -> str:
     )
     return (
         f"On masks that the fit never saw, its predictions correlate with the model at r = {correlation(r)} in the median example "
-        f"(worst of {fine.height:,}: {correlation(worst)}; median R² {correlation(explained)}), {verdict}."
+        f"(worst of {fine.height:,}: {correlation(worst)}; median R² {correlation(explained)}), {verdict}.{_ends(fits, attributions, unit)}"
+    )
+
+
+def _ends(fits: pl.DataFrame, attributions: pl.DataFrame | None, unit: str) -> str:
+    """What the sum says of the untouched model and of the one with every head cut, where it is off by more than a twentieth of their distance."""
+    if attributions is None:
+        return ""
+    sums = attributions.group_by("id").agg(pl.col("attribution").sum())
+    rows = fits.join(sums, on="id").select("intercept", "intact", "ablated", sum=pl.col("intercept") + pl.col("attribution"))
+    said, true, floor, cut = (float(rows[name].mean() or 0.0) for name in ("sum", "intact", "intercept", "ablated"))
+    if rows.is_empty() or max(abs(said - true), abs(floor - cut)) <= 0.05 * abs(true - cut):
+        return ""
+    return (
+        f" Far from the masks it was fitted on the sum goes astray: for the untouched model it says {number(said)} {unit} where the model gives "
+        f"{number(true)}, and with every head cut {number(floor)} for {number(cut)} (means)."
     )
 
 
