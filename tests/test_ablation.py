@@ -13,7 +13,7 @@ from headflow.ablation import gate_gradients, run_gates, run_masks, stream_masks
 from headflow.attention import NAME
 from headflow.errors import HeadflowError
 from headflow.gates import Gate, ablate_heads
-from headflow.models.baselines import Baseline, closed_baseline, swap_baseline
+from headflow.models.baselines import Baseline, blank_baseline, closed_baseline, swap_baseline
 from headflow.models.lvlm import load
 from headflow.targets import Target
 from tests import reference
