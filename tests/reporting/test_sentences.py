@@ -287,7 +287,7 @@ class TestSeparation:
             "Attributions go with both, it seems more with meaning (the two are not tested against each other): name"
         )
         assert sentences.separation(separation(meaning_name=self.weak, looks_colour=self.strong)).startswith(
-            "Attributions go with both, more with looks: colour"
+            "Attributions go with both, it seems more with looks (the two are not tested against each other): colour"
         )
 
     def test_both_alike(self):
