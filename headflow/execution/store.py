@@ -5,6 +5,7 @@ same with ten records or ten million.
 """
 
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,9 +34,8 @@ class ResultStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=_WAIT_FOR_LOCK_S, isolation_level=None)
             # Write-ahead log: readers never wait for a writer, and a killed writer leaves the last commit intact.
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute(_SCHEMA)
+            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _SCHEMA):
+                self._when_unlocked(statement)
 
     def get(self, units: Iterable[bytes]) -> dict[bytes, Float[np.ndarray, " masks"]]:
         """Records of those ``units`` that are finished; a damaged one counts as missing and is dropped."""
@@ -81,6 +81,18 @@ class ResultStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _when_unlocked(self, statement: str) -> None:
+        """Execute; wait while another process sets the same file up, for which SQLite's own time-out does not always hold."""
+        deadline = time.monotonic() + _WAIT_FOR_LOCK_S
+        while True:
+            try:
+                self._connection.execute(statement)
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
