@@ -1,16 +1,14 @@
 """A few lines about the last run, and where its reports are. No stage: `make` calls it after `dvc repro`."""
 
-import sys
-from pathlib import Path
-
-from headflow.errors import HeadflowError
 from headflow.files import read_json
-from headflow.params import read_params
+from headflow.params import Params
 from stages import paths
+from stages.door import enter
 
 
-def main() -> None:
-    for key in read_params(Path("params.yaml")).models:
+def summarise(params: Params) -> None:
+    """Print the summary of every model."""
+    for key in params.models:
         features = read_json(paths.metrics("extract_features", key))
         runs = read_json(paths.metrics("run_ablations", key))
         fit = read_json(paths.metrics("fit_attributions", key))
@@ -23,8 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HeadflowError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    enter(summarise, per_model=False)

@@ -179,6 +179,20 @@ def test_a_bad_param_stops_before_anything_is_touched(project: Project) -> None:
     assert (project.folder / "data/targets/tiny.parquet").exists()
 
 
+def test_make_checks_the_params_before_the_run_and_sums_up_after_it(project: Project) -> None:
+    said = project.run(sys.executable, "-m", "stages.summary").stdout
+    assert "headflow: tiny" in said and f"{project.folder.resolve()}/reports/tiny/index.html" in said
+    assert project.run(sys.executable, "-m", "stages.check_params").stderr == ""
+    project.set_params(lambda params: params.update(mask={"count": 999}))
+    done = project.run(sys.executable, "-m", "stages.check_params", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: unknown key mask") and "did you mean 'masks'?" in done.stderr
+    (project.folder / "reports/metrics/fit_attributions_tiny.json").unlink()
+    project.set_params(lambda params: params.pop("mask"))
+    done = project.run(sys.executable, "-m", "stages.summary", check=False)
+    assert done.returncode == 1 and "fit_attributions_tiny.json: missing" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_an_unknown_model_is_named_with_the_nearest(project: Project) -> None:
     done = project.run(sys.executable, "-m", "stages.sample_masks", "tinny", check=False)
     assert done.returncode == 1 and "did you mean 'tiny'" in done.stderr
