@@ -48,7 +48,15 @@ class ModelParams(Group):
     id: str = Field(EMBEDDED, min_length=1, description="'embedded' (ships with headflow), a local folder, or a Hugging Face id")
     revision: str | None = Field(None, description="commit, tag or branch on the hub")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="number format of weights and runs")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes the first GPU if there is one")
+    device_map: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|balanced|balanced_low_0|sequential)$",
+        description="where the weights go: auto takes the one GPU, or spreads over several; balanced, balanced_low_0 and sequential are accelerate's",
+    )
+    attn: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = Field(
+        "auto", description="attention code of the stock forwards; masked forwards bring their own"
+    )
+    quantization: Literal["8bit", "4bit"] | None = Field(None, description="load the weights in 8 or 4 bits (needs the extra headflow[quantized])")
     trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
     source: Literal["shipped", "train"] = Field("shipped", description="embedded model only: take the shipped checkpoint or train anew")
     recipe: Recipe | None = Field(None, description="embedded model only: how it is trained; null = as the shipped one was")
@@ -63,7 +71,10 @@ class ModelParams(Group):
 class FeaturesParams(Group):
     """What is captured of each example (stage extract_features)."""
 
-    target: Literal["logit", "logprob", "margin"] = Field("logit", description="what is explained, of the true answer's first token at the last position")
+    target: Literal["logit", "logprob", "margin", "answer_logprob"] = Field(
+        "logit", description="what is explained: of the answer's first token its logit, logprob or margin; or the logprob of the whole answer"
+    )
+    answer: Literal["truth", "greedy"] = Field("truth", description="which answer is explained: the true one, or the model's own (greedy decoding)")
     only_correct: bool = Field(True, description="explain only examples that the stock model answers correctly")
     baseline: Baseline = Field("mean", description="what an ablated head reads at image positions")
     seed: Seed = Field(0, description="seed of the choice of swap partners")
@@ -117,6 +128,10 @@ class ReportParams(Group):
     scenes: int = Field(12, ge=1, le=100, description="scenes shown with the model's answers")
 
 
+# A model's pages lie beside the page that compares all models.
+COMPARISON = "comparison"
+
+
 class Params(Group):
     """The whole of params.yaml."""
 
@@ -128,6 +143,12 @@ class Params(Group):
     fit: FitParams = Field(default_factory=FitParams)
     clusters: ClustersParams = Field(default_factory=ClustersParams)
     report: ReportParams = Field(default_factory=ReportParams)
+
+    @model_validator(mode="after")
+    def _comparison_is_taken(self) -> "Params":
+        if COMPARISON in self.models:
+            raise ValueError(f"models.{COMPARISON}: this key is the name of the page that compares models; take another")
+        return self
 
     def model(self, key: str) -> ModelParams:
         """The model under ``key``.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from headflow.errors import HeadflowError
 from headflow.files import read_json
@@ -21,7 +21,13 @@ class PreparedModel(BaseModel):
         revision: the commit that the hub resolved, for hub models.
         dtype: number format.
         architecture: class name.
-        layers, heads, kv_heads: of the text model.
+        attn: attention code of the stock forwards; ``auto`` leaves the choice to transformers.
+        quantization: ``8bit``, ``4bit`` or none.
+        layers: layers whose heads read the picture, the ``layer`` of every table; all layers of the text model, but for
+            models with cross-attention.
+        heads, kv_heads: of each of these layers.
+        decoder_layers: layers of the text model.
+        image_layers: for models with cross-attention, the decoder layers that ``layers`` counts; null = all of them.
         trust_remote_code: whether code from the checkpoint is run.
         fingerprint: SHA-256 of the checkpoint's files, or the hub's commit.
     """
@@ -33,10 +39,14 @@ class PreparedModel(BaseModel):
     source: str | None
     revision: str | None
     dtype: str
+    attn: str
+    quantization: str | None
     architecture: str
     layers: PositiveInt
     heads: PositiveInt
     kv_heads: PositiveInt
+    decoder_layers: PositiveInt
+    image_layers: list[NonNegativeInt] | None
     trust_remote_code: bool
     fingerprint: str
 
