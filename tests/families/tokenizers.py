@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
-    "What is the main object? Answer with one word.", "You are a helpful assistant.", "A chat between a curious human and an artificial intelligence assistant.",
+    "What is the main object? Answer with one word.", "You are a helpful assistant.", "A chat between a human and an artificial intelligence assistant.",
     "system user assistant model human", "USER: ASSISTANT: User: Assistant:", "cat dog tree house red green blue yes no", "a cat and a dog, a tree",
 ] * 4  # fmt: skip
 _VOCABULARY = 420
