@@ -1,18 +1,23 @@
 """The answer key: gated attention written as plainly as possible, over the whole prompt at once.
 
-It shares no code and no trick with the engine. The stock model class runs the full sequence from pixels to logits; every
-edge (layer, head, query, key) has two numbers in dense tensors, how much of the real key and how much of its twin is
-seen; the softmax runs over 2N keys. Mixed outputs are spelt out as a weighted list of such pairs of tensors.
+It shares no code and no trick with the engine. The stock model class runs the full sequence from pixels to logits, under the
+mask that transformers makes for its own eager attention; every edge (layer, head, query, key) has two numbers in dense
+tensors, how much of the real key and how much of its twin is seen; the softmax runs over 2N keys. Mixed outputs are spelt
+out as a weighted list of such pairs of tensors.
+
+Where the text after the picture changes keys before it (PaliGemma, whose prompt is bidirectional), the same words hold: gates
+act on the queries after the image span, a cut edge reads the twin in the place of this run's own image key, and everything
+else is what the model makes of it.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from headflow.gates import Gate
 
@@ -30,43 +35,64 @@ class Mixture:
 
 @dataclass
 class _State:
-    mixtures: list[Mixture] | None
-    twin_keys: list[Tensor] | None
-    twin_values: list[Tensor] | None
-    seen: dict[int, tuple[Tensor, Tensor]]
+    """What one run is told and what it hands back.
+
+    Attributes:
+        mixtures: the gates, edge by edge; None = the stock model.
+        twin_keys, twin_values: per layer [kv_heads, image, head_dim].
+        image: the image span.
+        keys, values: what came by, per layer [batch, kv_heads, N, head_dim].
+        masks: which keys the model shows to each query, per layer [batch, N, N].
+    """
+
+    mixtures: list[Mixture] | None = None
+    twin_keys: Sequence[Tensor] | None = None
+    twin_values: Sequence[Tensor] | None = None
+    image: slice = field(default_factory=lambda: slice(0))
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    masks: dict[int, Tensor] = field(default_factory=dict)
 
 
 _state: list[_State] = []
 
 
-def _plain_attention(module, query, key, value, attention_mask, scaling=None, softcap=None, sliding_window=None, **_):
-    """Batch, head and query by formula; the stock mask is worked out from positions, not taken from transformers."""
+def _plain_attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **_):
+    """Batch, head and query by formula; norms of queries and keys and rotary positions have been applied before."""
     state = _state[-1]
     layer = module.layer_idx
-    state.seen[layer] = (key.detach().clone(), value.detach().clone())
-    batch, heads, length, dim = query.shape
+    batch, heads, _, dim = query.shape
     group = heads // key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
-    q, k = torch.arange(length)[:, None], torch.arange(length)[None]
-    causal = ((k <= q) & (k > q - sliding_window) if sliding_window else k <= q).to(query)
+    visible = (attention_mask > torch.finfo(attention_mask.dtype).min / 2)[:, 0].expand(batch, -1, -1)
+    state.keys[layer], state.values[layer], state.masks[layer] = key.detach().clone(), value.detach().clone(), visible
+    shown = visible.to(query)
 
     outputs = []
     for head in range(heads):
         real_k, real_v = key[:, head // group], value[:, head // group]
         scores = query[:, head] @ real_k.transpose(1, 2) * scale
         if state.mixtures is None:
-            outputs.append(_average(_cap(scores, softcap), causal.expand(batch, -1, -1), real_v))
+            outputs.append(_average(_cap(scores, softcap), shown, real_v))
             continue
-        twin_k = state.twin_keys[layer][head // group].to(query).expand(batch, -1, -1)
-        twin_v = state.twin_values[layer][head // group].to(query).expand(batch, -1, -1)
+        # No twin outside the image span: dense() leaves no weight on those places.
+        twin_k, twin_v = torch.zeros_like(real_k), torch.zeros_like(real_v)
+        if state.twin_keys is not None:
+            twin_k[:, state.image] = state.twin_keys[layer][head // group].to(query)
+            twin_v[:, state.image] = state.twin_values[layer][head // group].to(query)
         both = _cap(torch.cat([scores, query[:, head] @ twin_k.transpose(1, 2) * scale], -1), softcap)
         values = torch.cat([real_v, twin_v], 1)
         total = 0
         for mixture in state.mixtures:
-            amounts = torch.cat([mixture.real[:, layer, head] * causal, mixture.twin[:, layer, head] * causal], -1)
+            amounts = torch.cat([mixture.real[:, layer, head] * shown, mixture.twin[:, layer, head] * shown], -1)
             total = total + mixture.share[:, layer, head, :, None] * _average(both, amounts, values)
         outputs.append(total)
     return torch.stack(outputs, 2), None
+
+
+def _whole_mask(*args, **kwargs):
+    """transformers' own eager mask, never left out."""
+    return eager_mask(*args, **{**kwargs, "allow_is_bidirectional_skip": False})
 
 
 def _cap(scores: Tensor, softcap: float | None) -> Tensor:
@@ -81,7 +107,7 @@ def _average(scores: Tensor, amounts: Tensor, values: Tensor) -> Tensor:
 
 
 AttentionInterface.register(NAME, _plain_attention)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+AttentionMaskInterface.register(NAME, _whole_mask)
 
 
 @contextmanager
@@ -96,13 +122,24 @@ def _plain(decoder, state: _State) -> Iterator[None]:
         decoder.config._attn_implementation = before
 
 
+def _untouched(lvlm, picture, question: str) -> _State:
+    state = _State()
+    with torch.no_grad(), _plain(lvlm.decoder, state):
+        lvlm.model(**lvlm.inputs([picture], question), use_cache=False)
+    return state
+
+
 def keys_values(lvlm, picture, question: str) -> tuple[list[Tensor], list[Tensor]]:
     """Keys and values of a whole prompt, per layer [kv_heads, N, head_dim], as the attention of an untouched run sees them."""
-    state = _State(None, None, None, {})
-    with torch.no_grad(), _plain(lvlm.decoder, state):
-        lvlm.model(**lvlm.inputs([picture], question))
-    layers = sorted(state.seen)
-    return [state.seen[layer][0][0] for layer in layers], [state.seen[layer][1][0] for layer in layers]
+    state = _untouched(lvlm, picture, question)
+    layers = sorted(state.keys)
+    return [state.keys[layer][0] for layer in layers], [state.values[layer][0] for layer in layers]
+
+
+def masks(lvlm, picture, question: str) -> list[Tensor]:
+    """Which keys an untouched run shows to each query, per layer [N, N]."""
+    state = _untouched(lvlm, picture, question)
+    return [state.masks[layer][0] for layer in sorted(state.masks)]
 
 
 def dense(gates: Sequence[Gate], *, batch: int, layers: int, heads: int, length: int, image: slice, dtype: torch.dtype) -> list[Mixture]:
@@ -155,17 +192,11 @@ def logits(lvlm, picture, question: str, gates: Sequence[Gate] = (), *, baseline
     places = [i for i, token in enumerate(ids) if token == lvlm.image_token]
     image = slice(places[0], places[-1] + 1)
     mixtures = dense(gates, batch=batch, layers=lvlm.layers, heads=lvlm.heads, length=len(ids), image=image, dtype=lvlm.dtype)
-    dim = lvlm.decoder.layers[0].self_attn.head_dim
-    twins = [[torch.zeros(lvlm.kv_heads, len(ids), dim, dtype=lvlm.dtype) for _ in range(lvlm.layers)] for _ in range(2)]
     if baseline is None:
         for mixture in mixtures:
             mixture.twin = torch.zeros_like(mixture.twin)
-    else:
-        for whole, parts in zip(twins, baseline, strict=True):
-            for layer, part in enumerate(parts):
-                whole[layer][:, image] = part.to(lvlm.dtype)
-    with torch.no_grad(), _plain(lvlm.decoder, _State(mixtures, *twins, {})):
-        return lvlm.model(**inputs).logits[:, -1]
+    with torch.no_grad(), _plain(lvlm.decoder, _State(mixtures, *(baseline or (None, None)), image=image)):
+        return lvlm.model(**inputs, use_cache=False).logits[:, -1]
 
 
 def relative(value: Tensor, reference: Tensor) -> float:

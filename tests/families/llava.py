@@ -125,12 +125,12 @@ def _llava_onevision(folder: Path) -> Path:
     config = LlavaOnevisionConfig(
         vision_config=_vision(SiglipVisionConfig, vision_use_head=False), text_config=_text(Qwen2Config, tokenizer, 2),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
-        image_grid_pinpoints=_PINPOINTS, vision_aspect_ratio="anyres_max_2",
+        image_grid_pinpoints=_PINPOINTS, vision_aspect_ratio="anyres_max_1",
     )  # fmt: skip
     images = LlavaOnevisionImageProcessorPil(size={"height": _TILE, "width": _TILE}, image_grid_pinpoints=_PINPOINTS, **_NORMALISE)
     return save(
         folder, draw_weights(LlavaOnevisionForConditionalGeneration(config)), tokenizer, images, "LlavaOnevisionProcessor", _ONEVISION_CHAT,
-        num_image_tokens=16, vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_2",
+        num_image_tokens=16, vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_1",
     )  # fmt: skip
 
 
