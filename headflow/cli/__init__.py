@@ -1,0 +1,1 @@
+"""The command ``headflow``: one module a subcommand."""

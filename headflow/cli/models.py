@@ -1,0 +1,63 @@
+"""``headflow models``: the tested families and what each needs."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from headflow.models.families import COUNTS, ENDING, FAMILIES, MODES
+
+LAST = (
+    "Any other image-text-to-text model of transformers may work too: it is checked before it is run, and refused with the reason if it cannot be. "
+    "Ready entries for params.yaml are in docs/catalogue.yaml."
+)
+
+
+def add(subcommands: Any) -> None:
+    """Add ``models`` to the subcommands of an argparse parser."""
+    text = "list the tested model families and what each needs"
+    parser: argparse.ArgumentParser = subcommands.add_parser("models", help=text, description=text.capitalize())
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the families."""
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(family) for family in FAMILIES], indent=2, ensure_ascii=False))
+    else:
+        show(Console(file=sys.stdout, highlight=False))
+
+
+def show(console: Console) -> None:
+    """What each family is, what it needs, and what the words mean; into a pipe every row is one whole line without colour."""
+    what = _table("family", "class", "text model", "masked runs", "image tokens")
+    needs = _table("family", "for example", "what to know")
+    words = _table("", "")
+    for family in FAMILIES:
+        what.add_row(family.name, family.model_class.removesuffix(ENDING), family.text_model, family.mode, family.tokens)
+        needs.add_row(family.name, family.example, family.needs)
+    words.add_row("class", f"its name in transformers goes on with {ENDING}")
+    for word, meaning in (MODES | COUNTS).items():
+        words.add_row(word, meaning)
+    if console.is_terminal:
+        console.print(what, needs, words, LAST)
+        return
+    for table in (what, needs, words):
+        width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+        for line in console.render_lines(table, console.options.update(width=width), pad=False):
+            print("".join(segment.text for segment in line).rstrip())
+    print(LAST)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD if any(columns) else None, show_header=any(columns), pad_edge=False, padding=(0, 2, 0, 1), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "for example")
+    return table
