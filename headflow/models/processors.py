@@ -30,6 +30,12 @@ class NoVideos(PushToHubMixin):
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         raise HeadflowError("videos need torchvision, which is not installed; headflow shows pictures only")
 
+    def __getattr__(self, name: str) -> Any:
+        # Some chat templates ask for the number of frames before they know whether there is a video.
+        if name.startswith("_") or name == "settings":
+            raise AttributeError(name)
+        return self.settings.get(name)
+
     def to_dict(self) -> dict[str, Any]:
         return dict(self.settings)
 
