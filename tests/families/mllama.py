@@ -48,4 +48,4 @@ def _mllama(folder: Path) -> Path:
     return save(folder, model, tokenizer, images, "MllamaProcessor", _CHAT)
 
 
-FAMILIES = (Family("mllama", _mllama, (40, 24)),)
+FAMILIES = (Family("mllama", _mllama, (40, 24), prefix="cross"),)
