@@ -41,6 +41,7 @@ class _State:
         mixtures: the gates, edge by edge; None = the stock model.
         twin_keys, twin_values: per layer [kv_heads, image, head_dim].
         image: the image span.
+        prompt: tokens of the prompt; what follows is an answer, and every one of its tokens is seen by itself and by later ones only.
         keys, values: what came by, per layer [batch, kv_heads, N, head_dim].
         masks: which keys the model shows to each query, per layer [batch, N, N].
     """
@@ -49,6 +50,7 @@ class _State:
     twin_keys: Sequence[Tensor] | None = None
     twin_values: Sequence[Tensor] | None = None
     image: slice = field(default_factory=lambda: slice(0))
+    prompt: int | None = None
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     masks: dict[int, Tensor] = field(default_factory=dict)
@@ -61,10 +63,13 @@ def _plain_attention(module, query, key, value, attention_mask, scaling=None, so
     """Batch, head and query by formula; norms of queries and keys and rotary positions have been applied before."""
     state = _state[-1]
     layer = module.layer_idx
-    batch, heads, _, dim = query.shape
+    batch, heads, length, dim = query.shape
     group = heads // key.shape[1]
     scale = dim**-0.5 if scaling is None else scaling
     visible = (attention_mask > torch.finfo(attention_mask.dtype).min / 2)[:, 0].expand(batch, -1, -1)
+    if state.prompt is not None:  # a model that sees its whole prompt both ways would take the answer for a part of it
+        q, k = torch.arange(length)[:, None], torch.arange(length)[None]
+        visible = visible & ((k < state.prompt) | (k <= q))
     state.keys[layer], state.values[layer], state.masks[layer] = key.detach().clone(), value.detach().clone(), visible
     shown = visible.to(query)
 
@@ -187,7 +192,17 @@ def logits(lvlm, picture, question: str, gates: Sequence[Gate] = (), *, baseline
     Args:
         baseline: keys and values per layer [kv_heads, image, head_dim]; None = gates that read the baseline read nothing.
     """
+    return answer_logits(lvlm, picture, question, [0], gates, baseline=baseline, batch=batch)[:, -1]
+
+
+def answer_logits(
+    lvlm, picture, question: str, answer: Sequence[int], gates: Sequence[Gate] = (), *, baseline: tuple[list[Tensor], list[Tensor]] | None = None,
+    batch: int = 1,
+) -> Tensor:  # fmt: skip
+    """Logits [batch, answer, vocabulary] that predict each token of ``answer`` from those before it; its last token is not fed."""
     inputs = lvlm.inputs([picture] * batch, question)
+    prompt = inputs["input_ids"].shape[1]
+    inputs = {name: _prolonged(name, x, prompt, answer[:-1]) for name, x in inputs.items()}
     ids = inputs["input_ids"][0].tolist()
     places = [i for i, token in enumerate(ids) if token == lvlm.image_token]
     image = slice(places[0], places[-1] + 1)
@@ -195,8 +210,17 @@ def logits(lvlm, picture, question: str, gates: Sequence[Gate] = (), *, baseline
     if baseline is None:
         for mixture in mixtures:
             mixture.twin = torch.zeros_like(mixture.twin)
-    with torch.no_grad(), _plain(lvlm.decoder, _State(mixtures, *(baseline or (None, None)), image=image)):
-        return lvlm.model(**inputs, use_cache=False).logits[:, -1]
+    with torch.no_grad(), _plain(lvlm.decoder, _State(mixtures, *(baseline or (None, None)), image=image, prompt=prompt)):
+        return lvlm.model(**inputs, use_cache=False).logits[:, -len(answer) :]
+
+
+def _prolonged(name: str, x: Tensor, prompt: int, fed: Sequence[int]) -> Tensor:
+    """Inputs that go token by token, with further tokens; all but their ids are as the last prompt token's."""
+    if x.ndim < 2 or x.shape[1] != prompt or not fed:
+        return x
+    if name == "input_ids":
+        return torch.cat([x, torch.tensor(fed).expand(len(x), -1)], 1)
+    return torch.cat([x, *[x[:, -1:]] * len(fed)], 1)
 
 
 def relative(value: Tensor, reference: Tensor) -> float:

@@ -145,9 +145,7 @@ GATES: dict[str, Callable[[Draw], list[Gate]]] = {
     "question closed": lambda d: [Gate("nothing", queries=d.answering, keys=d.question)],
     "layers": lambda d: [Gate(layers=torch.tensor([0.0, *[1.0] * (d.shape[1] - 1)]))],
     "layers closed, amounts between": lambda d: [Gate("nothing", layers=d.real(d.shape[1]))],
-    "every factor": lambda d: [
-        Gate(heads=d.bits(*d.shape), queries=d.bits(FORWARDS, d.suffix), keys=d.image_keys(d.real(d.width)), layers=d.real(d.shape[1]))
-    ],
+    "every factor": lambda d: [Gate(heads=d.bits(*d.shape), queries=d.bits(FORWARDS, d.suffix), keys=d.image_keys(d.real(d.width)), layers=d.real(d.shape[1]))],
     "heads and closed question": lambda d: [Gate(heads=d.bits(*d.shape)), Gate("nothing", queries=d.answering, keys=d.question)],
     "two that mix": lambda d: [Gate(heads=d.real(*d.shape)), Gate("nothing", queries=d.real(d.suffix))],
 }
@@ -251,6 +249,26 @@ def test_gates(case, kind):
     error, moved = case.errors(GATES[kind](Draw(case.capture, seed=2)), swap_baseline(case.other), case.seen(2))
     assert error < TOLERANCE
     assert moved > 1e-3
+
+
+def test_answers_of_several_tokens(case):
+    """Every token of the answer sees the picture through the same gates, and gates name its queries."""
+    answer = case.lvlm.answer_tokens(QUESTION, "a red house")
+    assert len(answer) > 2
+    capture, other = (case.lvlm.capture(case.picture(seed), QUESTION, answer) for seed in (1, 2))
+    assert capture.roles[-len(answer) :] == ["final", *["answer"] * (len(answer) - 1)]
+    stock = reference.answer_logits(case.lvlm, capture.picture, QUESTION, answer)[0]
+    assert reference.relative(capture.answer_logits, stock) < TOLERANCE
+    baseline, draw = swap_baseline(other), Draw(capture, seed=4)
+    masks = draw.bits(*draw.shape)
+    for gates in ([ablate_heads(masks)], [Gate(queries=draw.bits(FORWARDS, draw.suffix))], GATES["every factor"](draw)):
+        expected = reference.answer_logits(case.lvlm, capture.picture, QUESTION, answer, gates, baseline=case.seen(2), batch=FORWARDS)
+        with torch.no_grad(), prepared(capture):
+            found = run_suffix(capture, make_bank(capture, baseline), gates, last=capture.predicts)
+        assert reference.relative(found, expected) < TOLERANCE
+    expected = reference.answer_logits(case.lvlm, capture.picture, QUESTION, answer, [ablate_heads(masks)], baseline=case.seen(2), batch=FORWARDS)
+    likely = expected.log_softmax(-1).gather(-1, torch.tensor(answer).expand(FORWARDS, -1)[..., None]).sum((1, 2))
+    assert reference.relative(torch.from_numpy(run_masks(capture, masks, baseline=baseline)), likely) < TOLERANCE
 
 
 def test_all_heads_and_none(case):
