@@ -1,23 +1,64 @@
 """Chat prompts and the role of every token in them: system, image, question, role, final, answer."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from headflow.errors import HeadflowError
 
 ROLES = ("system", "image", "question", "role", "final", "answer")
+# Put in the question's place to see where a template writes it: letters alone, which no template has a reason to change.
+_PLACE = "headflowquestion"
 
 
 def chat(processor: Any, question: str, answer: str | None = None) -> str:
-    """The prompt text for one picture and one question, by the processor's own chat template.
+    """The prompt for one picture and one question, as the processor wants it: written by its own chat template.
+
+    PaliGemma has no chat template: its processor takes the image token and the question, and itself adds the first
+    token before the question and a line break at the end (see :func:`prompt_text`).
 
     Raises:
         HeadflowError: the processor has no chat template.
     """
     if not getattr(processor, "chat_template", None):
-        raise HeadflowError("this model's processor has no chat template; add chat_template.jinja to the checkpoint folder")
+        if not _is_paligemma(processor):
+            raise HeadflowError("this model's processor has no chat template; add chat_template.jinja to the checkpoint folder")
+        return processor.image_token + question + ("" if answer is None else "\n" + answer)
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + (answer or "")
+
+
+def prompt_text(processor: Any, question: str) -> str:
+    """The prompt as the model reads it, image tokens not yet multiplied; an answer goes on from its end.
+
+    Raises:
+        HeadflowError: the processor has no chat template.
+    """
+    if getattr(processor, "chat_template", None) or not _is_paligemma(processor):
+        return chat(processor, question)
+    return f"{processor.image_token}{processor.tokenizer.bos_token}{question}\n"
+
+
+def around_question(processor: Any, question: str) -> tuple[str, str]:
+    """What the prompt says before the question and after it.
+
+    Taken from the template itself, with another text in the question's place: the words of the question may well occur
+    elsewhere in the prompt ("user", "assistant", ".").
+
+    Raises:
+        HeadflowError: the processor has no chat template, or the template leaves the question out.
+    """
+    place = _PLACE
+    while place in question or place in prompt_text(processor, question):
+        place += "x"
+    before, found, after = prompt_text(processor, place).rpartition(place)
+    if not found:
+        raise HeadflowError("the chat template leaves the question out; it must write the text of the message after the picture")
+    return before, after
+
+
+def _is_paligemma(processor: Any) -> bool:
+    return type(processor).__name__ == "PaliGemmaProcessor"
 
 
 def image_span(input_ids: Sequence[int], image_token: int) -> slice:
@@ -32,36 +73,53 @@ def image_span(input_ids: Sequence[int], image_token: int) -> slice:
     return slice(positions[0], positions[-1] + 1)
 
 
-def token_roles(pieces: Sequence[str], span: slice, question: str) -> list[str]:
+def token_roles(pieces: Sequence[str], span: slice, question: str, *, template: tuple[str, str] | None = None) -> list[str]:
     """Role of each prompt token.
 
-    The question is found in the text that follows the image span: tokens that overlap it are ``question``, the last
-    token of the prompt is ``final``, what lies between image and question (a line break, say) counts as question too,
-    and what follows the question up to the final token (e.g. ``ASSISTANT``) is ``role``.
+    The question is found in the text that follows the image span, counted from the end of the prompt, where no image
+    tokens have been put in: tokens that overlap it are ``question``, the last token of the prompt is ``final``, what
+    lies between image and question (a line break, say) counts as question too, and what follows the question up to the
+    final token (e.g. ``ASSISTANT``) is ``role``.
 
     Args:
         pieces: the text of every token of the prompt.
         span: the image span.
         question: the user's text.
+        template: what the prompt says before and after the question (:func:`around_question`); None = not known: the
+            first place after the picture that holds the question is taken.
 
     Raises:
         HeadflowError: the question is not in the text after the picture, or nothing follows the picture.
     """
     if span.stop >= len(pieces):
         raise HeadflowError("the prompt ends with the picture: there is no text after it that could receive it")
-    # Compared without white space: tokenizers differ in how they give it back.
-    wanted = "".join(question.split())
     ends, text = [], ""
     for piece in pieces[span.stop :]:
-        text += "".join(piece.split())
+        text += _solid(piece)
         ends.append(len(text))
-    start = text.find(wanted)
-    if start < 0:
+    stop = _end_of_question(text, question, None if template is None else template[1])
+    if stop is None:
         raise HeadflowError(
             f"the question {question!r} is not found in the text after the picture ({text!r}); it must follow the picture in the chat template, in words "
             "that the tokenizer knows"
         )
-    stop = start + len(wanted)
     suffix = ["question" if begin < stop else "role" for begin in [0, *ends[:-1]]]
     suffix[-1] = "final"
     return ["system"] * span.start + ["image"] * (span.stop - span.start) + suffix
+
+
+def _end_of_question(text: str, question: str, after: str | None) -> int | None:
+    """Where in ``text`` the question ends, with ``after`` behind it (None = anything); None if it is not there."""
+    # Some tokenizers compose characters first (Qwen: NFC; SentencePiece: NFKC).
+    for form in (None, "NFC", "NFKC"):
+        wanted, rest = (None if part is None else _solid(unicodedata.normalize(form, part) if form else part) for part in (question, after))
+        if rest is None and wanted in text:
+            return text.find(wanted) + len(wanted)
+        if rest is not None and text.endswith(wanted + rest):
+            return len(text) - len(rest)
+    return None
+
+
+def _solid(text: str) -> str:
+    """The text without white space: tokenizers differ in how they give it back."""
+    return "".join(text.split())
