@@ -45,7 +45,7 @@ def rendered(count: int, first: int = 0) -> list[np.ndarray]:
 
 def embedded(source: str) -> Subject:
     """The small model, 36 image tokens, on a rendered scene."""
-    lvlm = headflow.load(source, device="cpu")
+    lvlm = headflow.load(source, device_map="cpu")
     return _subject("embedded", lvlm)
 
 
@@ -57,7 +57,7 @@ def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24) 
         layers, width: of the language model; heads are 64 wide, the MLP 8/3 times the width.
         patches: image tokens along each side.
     """
-    donor = headflow.load(source, device="cpu").processor
+    donor = headflow.load(source, device_map="cpu").processor
     size, patch = 14 * patches, 14
     begin, end, pad = (donor.tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<pad>"))
     vision = CLIPVisionConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=size, patch_size=patch)

@@ -36,7 +36,8 @@ def run_masks(
             values between mix the two outputs.
         baseline: what ablated heads read: ``"blank"``, a uniform grey picture; ``"closed"``, nothing; or a :class:`Baseline`, such as
             ``mean_baseline(captures)`` or ``swap_baseline(other)`` of :mod:`headflow.models.baselines`.
-        target: what is measured; None = the logit of the model's own first answer token.
+        target: what is measured; None = the logit of the model's own first answer token, or the log-probability of the answer
+            that the example was captured with.
         batch_size: masked forwards at once.
 
     Returns:
@@ -65,14 +66,14 @@ def stream_masks(
     if masks.ndim != 3 or tuple(masks.shape[1:]) != (lvlm.layers, lvlm.heads):
         raise HeadflowError(f"masks have shape {tuple(masks.shape)}, expected (masks, {lvlm.layers} layers, {lvlm.heads} heads)")
     baseline = _baseline(capture, baseline)
-    target = Target("logit", capture.greedy_token()) if target is None else target
+    target = _target(capture) if target is None else target
     bank = make_bank(capture, baseline)
 
     def work(start: int, stop: int) -> Float[Tensor, " batch"]:
         with torch.no_grad():
             gate = ablate_heads(masks[start:stop].to(lvlm.device), baseline.reads)
-            logits = run_suffix(capture, bank, [gate])
-            return target(logits[:, -1]).expand(stop - start).cpu()
+            logits = run_suffix(capture, bank, [gate], last=capture.predicts)
+            return target(logits).expand(stop - start).cpu()
 
     batch = batch_of(capture, batch_size)
     with prepared(capture):
@@ -89,7 +90,8 @@ def run_gates(
         capture: the example.
         gates: the cuts; those that tell forwards apart must agree on their number.
         baseline: what gates with ``reads="baseline"`` read; None = a uniform grey picture, where one is needed.
-        target: what is measured; None = the logit of the model's own first answer token.
+        target: what is measured; None = the logit of the model's own first answer token, or the log-probability of the answer
+            that the example was captured with.
 
     Raises:
         HeadflowError: a gate or the baseline does not fit the example.
@@ -101,10 +103,10 @@ def run_gates(
     if baseline is not None and not baseline.keys and any(gate.reads == "baseline" for gate in gates):
         raise HeadflowError("a gate reads the baseline, but the baseline is 'closed'; use reads='nothing'")
     bank = make_bank(capture, baseline) if baseline is not None else make_bank(capture, closed_baseline())
-    target = Target("logit", capture.greedy_token()) if target is None else target
+    target = _target(capture) if target is None else target
     with prepared(capture):
-        logits = run_suffix(capture, bank, gates)
-    return target(logits[:, -1])
+        logits = run_suffix(capture, bank, gates, last=capture.predicts)
+    return target(logits)
 
 
 def gate_gradients(
@@ -126,7 +128,7 @@ def gate_gradients(
     """
     lvlm = capture.lvlm
     baseline = _baseline(capture, baseline)
-    target = Target("logit", capture.greedy_token()) if target is None else target
+    target = _target(capture) if target is None else target
     bank = make_bank(capture, baseline)
     corners = _as_tensor(masks).float()
     targets = np.empty(len(corners), np.float32)
@@ -135,8 +137,8 @@ def gate_gradients(
     def work(start: int, stop: int) -> Float[Tensor, "batch one_and_heads"]:
         with torch.enable_grad():
             gate = corners[start:stop].to(lvlm.device).requires_grad_(True)
-            logits = run_suffix(capture, bank, [ablate_heads(gate, baseline.reads)])
-            values = target(logits[:, -1])
+            logits = run_suffix(capture, bank, [ablate_heads(gate, baseline.reads)], last=capture.predicts)
+            values = target(logits)
             (gradient,) = torch.autograd.grad(values.sum(), gate)
         return torch.cat([values.detach()[:, None], gradient.flatten(1)], 1).cpu()
 
@@ -145,6 +147,13 @@ def gate_gradients(
             targets[start:stop] = found[:, 0]
             gradients[start:stop] = found[:, 1:].view(stop - start, lvlm.layers, lvlm.heads)
     return targets, gradients
+
+
+def _target(capture: Capture) -> Target:
+    """What is measured unless it is said: the whole answer that the example was captured with, or the logit of the model's own first token."""
+    if capture.answer_ids:
+        return Target("answer_logprob", capture.answer_ids[0], rest=tuple(capture.answer_ids[1:]))
+    return Target("logit", capture.greedy_token())
 
 
 def _baseline(capture: Capture, baseline: Baseline | str) -> Baseline:

@@ -3,6 +3,10 @@
 It runs the *suffix* only (every token after the image span). The prefix is never recomputed: under causal attention no
 gate changes it, so all forwards of a batch share one unbatched bank of prefix keys and values, and the baseline twins
 of the image positions beside it. RoPE, QK-norm and projections have happened before this function is called.
+
+Two kinds of model need more than the suffix (:data:`Mode`): where later tokens reach back before the end of the picture,
+every forward runs the whole sequence and the bank holds the twins alone; where the picture enters through layers of
+cross-attention, the prompt is text alone and the bank holds the picture's keys and their twins in those layers.
 """
 
 import sys
@@ -11,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, sdpa_mask
@@ -25,34 +30,62 @@ NAME = "headflow"
 # Below this many prefix keys one joint softmax over all keys is faster than separate products merged afterwards.
 _FLASH_FROM_KEYS = 160
 
+Mode = Literal["shared", "recomputed", "cross"]
+"""How a model's masked forwards treat what stands before the text: one shared prefix, the whole sequence recomputed, or
+cross-attention to a picture that stands in no sequence."""
+
 Record = Callable[[int, Float[Tensor, "batch heads queries keys"]], None]
 
 
 @dataclass
 class Bank:
-    """Keys and values that all forwards share, layer by layer.
+    """Keys and values that all forwards share, decoder layer by decoder layer.
 
     Attributes:
-        keys, values: per layer ``[kv_heads, prefix + image, head_dim]``: the real prefix, then the baseline twins of the
-            image span (absent where there is no baseline).
-        prefix: tokens in the prefix; the image span is its last part.
-        image: the image span inside the prefix.
+        keys, values: per decoder layer ``[kv_heads, real + twins, head_dim]``: the real ones that are shared (the prefix; the
+            picture in a layer of cross-attention; none where everything is recomputed), then the baseline twins of the
+            image (absent where there is no baseline).
+        prefix: tokens in the shared prefix; the image span is its last part.
+        image: the image span in the prompt.
+        mode: see :data:`Mode`.
+        image_layers: decoder layers that read the picture by cross-attention; None = every layer reads it.
+        picture: keys of the picture in a layer of cross-attention.
+        visible: per decoder layer what the stock model shows to each query, where it cannot be told from the suffix alone.
     """
 
     keys: list[Float[Tensor, "kv_heads bank head_dim"]]
     values: list[Float[Tensor, "kv_heads bank head_dim"]]
     prefix: int
     image: slice
+    mode: Mode = "shared"
+    image_layers: Sequence[int] | None = None
+    picture: int = 0
+    visible: list[Bool[Tensor, "1 1 rows keys"]] | None = None
 
     # Keys and values of an ablated head, made when first needed: per (layer, whether there are twins to read).
     _ablated: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def has_baseline(self) -> bool:
-        return self.keys[0].shape[1] > self.prefix
+        layer = 0 if self.image_layers is None else self.image_layers[0]
+        return self.keys[layer].shape[1] > self.place(layer)[0]
+
+    def ordinal(self, layer: int) -> int | None:
+        """The number that gates know a decoder layer by, counted along the layers that read the picture; None = it reads none."""
+        if self.image_layers is None:
+            return layer
+        return self.image_layers.index(layer) if layer in self.image_layers else None
+
+    def crosses(self, layer: int) -> bool:
+        """Whether the layer attends to the picture alone."""
+        return self.image_layers is not None and layer in self.image_layers
+
+    def place(self, layer: int) -> tuple[int, slice]:
+        """Shared real keys of a layer, and where among the layer's real keys the image stands."""
+        return (self.picture, slice(0, self.picture)) if self.crosses(layer) else (self.prefix, self.image)
 
     def ablated(self, layer: int, reads: str) -> tuple[Tensor, Tensor]:
-        """What a fully ablated head sees of the prefix: the system tokens, then the twins of the image span or nothing."""
+        """What a fully ablated head sees of the shared prefix: the system tokens, then the twins of the image span or nothing."""
         wanted = (layer, reads == "baseline" and self.has_baseline)
         if wanted not in self._ablated:
             system = slice(0, self.image.start)
@@ -72,9 +105,10 @@ class SuffixPass:
         record: called per layer with the attention weights over [real prefix | baseline image | suffix].
         fired: layers that came through here, in order.
         last_layer: number of the last layer.
-        forwards, suffix: the batch size, and tokens after the image span.
+        forwards, suffix: the batch size, and tokens that each forward runs.
         one_start: whether all forwards enter the first layer with the same embeddings.
         sorted: the forwards in the order of each head.
+        seen: receives what the model shows to each query, layer by layer.
     """
 
     bank: Bank
@@ -87,9 +121,19 @@ class SuffixPass:
     suffix: int = 1
     one_start: bool = False
     sorted: "_Sorted | None" = None
+    seen: dict[int, Bool[Tensor, "1 1 rows keys"]] | None = None
 
     def queries_needed(self, layer: int, suffix: int) -> int:
         return suffix if self.last is None or layer != self.last_layer else min(self.last, suffix)
+
+    def rows(self, gate: Gate, layer: int) -> Float[Tensor, "batch heads rows"] | None:
+        """Amount of a gate's cut for every row that is run; None = the layer is left alone."""
+        ordinal = self.bank.ordinal(layer)
+        rows = None if ordinal is None else gate.rows(ordinal)
+        if rows is None or self.bank.mode != "recomputed":
+            return rows
+        before = self.bank.image.stop  # rows up to the end of the picture are run, but never cut
+        return torch.nn.functional.pad(rows.expand(*rows.shape[:-1], self.suffix - before), (before, 0))
 
 
 # A context variable and not a keyword argument: some families hand keyword arguments on to the vision tower. Each
@@ -139,6 +183,15 @@ def _stock_name(config: object) -> str:
     return _switches.get(id(config), (config._attn_implementation, 0))[0]
 
 
+@contextmanager
+def watched(decoder: PreTrainedModel, layers: int) -> Iterator[dict[int, Bool[Tensor, "1 1 rows keys"]]]:
+    """Stock forwards whose masks are seen: yields, layer by layer, what each query is shown. Nothing is cut."""
+    seen: dict[int, Tensor] = {}
+    nothing = Bank([torch.empty(0)] * layers, [torch.empty(0)] * layers, 0, slice(0, 0), "recomputed")
+    with switched(decoder), obey(SuffixPass(nothing, seen=seen)):
+        yield seen
+
+
 def gated_attention(
     module: torch.nn.Module,
     query: Float[Tensor, "batch heads suffix head_dim"],
@@ -159,7 +212,10 @@ def gated_attention(
     state.fired.append(layer)
     suffix = query.shape[2]
     needed = state.queries_needed(layer, suffix)
-    visible = _visible(attention_mask)[..., -needed:, :]
+    visible = _visible(attention_mask) if state.bank.visible is None else state.bank.visible[layer].to(query.device)
+    if state.seen is not None:
+        state.seen[layer] = visible
+    visible = visible[..., -needed:, :]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = _attend(state, layer, query[:, :, -needed:], key, value, visible, scale, softcap)
     output = output.transpose(1, 2)
@@ -184,7 +240,7 @@ AttentionMaskInterface.register(NAME, _boolean_mask)
 
 
 def _visible(mask: Tensor) -> Tensor:
-    """Which keys the stock model shows to each query, ``[1, 1, suffix, prefix + suffix]``; the same for every forward."""
+    """Which keys the stock model shows to each query, ``[1, 1, rows, keys]``; the same for every forward."""
     mask = mask[:1, :1]
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
@@ -198,7 +254,7 @@ def _attend(
         return _grouped(state, layer, state.gates[0], query, key, value, visible, scale)
     active = []
     for gate in state.gates:
-        rows = gate.rows(layer)
+        rows = state.rows(gate, layer)
         if rows is None:
             continue
         rows = rows.to(query.device)  # a gate without row factors knows no device
@@ -229,10 +285,10 @@ def _first_layer(
     """Nothing differs between forwards before the first layer's gate: each head has two outputs, and forwards choose or mix."""
     gate = state.gates[0]
     intact = _joint(state, layer, [], query, key, value, visible, scale, softcap)
-    amount = gate.rows(layer)
+    amount = state.rows(gate, layer)
     if amount is None:
         return intact.expand(state.forwards, -1, -1, -1)
-    amount = amount[..., None].to(query)
+    amount = (amount[..., -query.shape[2] :] if amount.shape[-1] > 1 else amount)[..., None].to(query)
     ablated = _joint(state, layer, [(gate, amount.new_ones(1, 1, 1))], query, key, value, visible, scale, softcap)
     return torch.lerp(intact, ablated, amount)
 
@@ -250,40 +306,44 @@ def _joint(
     """One softmax over [real prefix | baseline image | suffix], each key weighted by how far the gates let it be seen."""
     bank = state.bank
     batch, heads, rows, dim = query.shape
-    kv_heads, prefix = key.shape[1], bank.prefix
+    prefix, image = bank.place(layer)
+    if bank.crosses(layer):  # its keys are the picture's, and those are in the bank
+        key = value = query.new_empty(batch, bank.keys[layer].shape[0], 0, dim)
+    kv_heads = key.shape[1]
     reads_baseline = any(gate.reads == "baseline" for gate, _ in cuts)
     length = bank.keys[layer].shape[1] if reads_baseline else prefix
-    shared_keys, shared_values = bank.keys[layer][:, :length], bank.values[layer][:, :length]
+    shared_keys, shared_values = (x[layer][:, :length] if length else key.new_empty(kv_heads, 0, dim) for x in (bank.keys, bank.values))
 
     folded = _fold(query * scale, kv_heads)
-    to_shared = (folded.reshape(kv_heads, -1, dim) @ shared_keys.transpose(1, 2)).view(kv_heads, batch, -1, length)
+    to_shared = (folded.reshape(kv_heads, -1, dim) @ shared_keys.transpose(1, 2)).view(kv_heads, batch, heads // kv_heads * rows, length)
     to_suffix = folded @ key.transpose(0, 1).transpose(2, 3)
     scores = torch.cat([to_shared, to_suffix], -1).view(kv_heads, batch, heads // kv_heads, rows, -1)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = _weigh(scores, bank, cuts, visible, length, kv_heads)
-    weights = torch.softmax(scores, -1, dtype=torch.float32)
-    if cuts and any(gate.keys is not None for gate, _ in cuts):
-        weights = torch.nan_to_num(weights)  # a query from which every key is cut reads nothing
+    scores = _weigh(scores, prefix, image, cuts, visible, length, kv_heads)
+    if cuts and (bank.mode != "shared" or any(gate.keys is not None for gate, _ in cuts)):
+        blind = (scores == float("-inf")).all(-1, keepdim=True)  # a query from which every key is cut reads nothing
+        weights = torch.softmax(scores.masked_fill(blind, 0), -1, dtype=torch.float32).masked_fill(blind, 0)
+    else:
+        weights = torch.softmax(scores, -1, dtype=torch.float32)
     weights = weights.to(query.dtype)
     if state.record is not None:
         seen = weights.transpose(0, 1).reshape(batch, heads, rows, -1)
         state.record(layer, seen)
-    weights = weights.view(kv_heads, batch, -1, weights.shape[-1])
-    output = (weights[..., :length].reshape(kv_heads, -1, length) @ shared_values).view(kv_heads, batch, -1, dim)
+    weights = weights.view(kv_heads, batch, heads // kv_heads * rows, weights.shape[-1])
+    output = (weights[..., :length].reshape(kv_heads, batch * heads // kv_heads * rows, length) @ shared_values).view(kv_heads, batch, heads // kv_heads * rows, dim)
     output = output + weights[..., length:] @ value.transpose(0, 1)
     return output.transpose(0, 1).reshape(batch, heads, rows, dim)
 
 
 def _weigh(
-    scores: Float[Tensor, "kv_heads batch group rows keys"], bank: Bank, cuts: list[tuple[Gate, Tensor]],
+    scores: Float[Tensor, "kv_heads batch group rows keys"], prefix: int, image: slice, cuts: list[tuple[Gate, Tensor]],
     visible: Tensor, length: int, kv_heads: int,
 ) -> Tensor:  # fmt: skip
     """Add the logarithm of each key's weight: what the stock mask shows times what the gates leave open.
 
     Real key: Π(1 − cut). Twin: (1 − Π over baseline gates (1 − cut)) · Π over closing gates (1 − cut).
     """
-    prefix, image = bank.prefix, bank.image
     stock = torch.zeros(visible.shape[-2:], dtype=scores.dtype, device=scores.device).masked_fill_(~visible[0, 0], float("-inf"))
     twins = stock[:, image] if length > prefix else stock[:, :0]
     stock = torch.cat([stock[:, :prefix], twins, stock[:, prefix:]], -1)
@@ -301,7 +361,8 @@ def _weigh(
         gate, rows = cuts[0]
         rows = rows_by_key_head(rows)
         scores = scores + stock
-        scores[..., image] += torch.log1p(-rows)
+        after_twins = length - prefix if image.start >= prefix else 0  # the picture is among the forward's own keys
+        scores[..., image.start + after_twins : image.stop + after_twins] += torch.log1p(-rows)
         if length > prefix:
             scores[..., prefix:length] += torch.log(rows)
         return scores
@@ -362,6 +423,7 @@ def _can_group(state: SuffixPass, query: Tensor, visible: Tensor, softcap: float
         and not torch.is_grad_enabled()
         and softcap is None
         and state.record is None
+        and state.bank.mode == "shared"
         and len(state.gates) == 1
         and state.gates[0].only_heads
         and not state.gates[0].mixes

@@ -13,7 +13,7 @@ from headflow.models.capture import Capture
 T = TypeVar("T")
 # Rows (masks × suffix tokens) of one batch: enough that each batch's fixed cost is small, few enough for a CPU's caches.
 _CPU_ROWS = 1100
-_GPU_MEMORY_SHARE = 0.3
+_GPU_MEMORY_SHARE = 0.5
 _MOST_MASKS = 1024
 
 
@@ -21,13 +21,19 @@ def automatic_batch(capture: Capture) -> int:
     """Masked forwards at once: a rule of shapes and total memory alone, so that the same run is the same twice."""
     if capture.lvlm.device.type != "cuda":
         # Even, so that complementary masks stay together: every head is then intact in just half of the batch.
-        return max(4, min(256, _CPU_ROWS // capture.suffix // 2 * 2))
-    config = capture.lvlm.decoder.config
-    keys = capture.prefix + (capture.image.stop - capture.image.start) + capture.suffix
-    wide = 12 * config.hidden_size + 3 * getattr(config, "intermediate_size", 4 * config.hidden_size)
-    row_bytes = wide * capture.lvlm.dtype.itemsize + 3 * config.num_attention_heads * keys * 4
+        return max(4, min(256, _CPU_ROWS // capture.computed // 2 * 2))
     total = torch.cuda.get_device_properties(capture.lvlm.device).total_memory
-    return int(max(1, min(_MOST_MASKS, _GPU_MEMORY_SHARE * total // (row_bytes * capture.suffix))))
+    free = max(total - capture.lvlm.weight_bytes(capture.lvlm.device), total // 20)
+    return int(max(1, min(_MOST_MASKS, _GPU_MEMORY_SHARE * free // forward_bytes(capture))))
+
+
+def forward_bytes(capture: Capture) -> int:
+    """Memory that one masked forward takes beside the weights and the shared keys: an estimate from shapes."""
+    config = capture.lvlm.decoder.config
+    keys = capture.prefix + capture.computed + capture.key_image.stop - capture.key_image.start
+    wide = 12 * config.hidden_size + 3 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    row = wide * capture.lvlm.dtype.itemsize + 3 * config.num_attention_heads * keys * 4
+    return row * capture.computed + capture.predicts * config.vocab_size * (capture.lvlm.dtype.itemsize + 8)
 
 
 def batch_of(capture: Capture, batch_size: int | Literal["auto"]) -> int:
@@ -53,10 +59,14 @@ def run_in_batches(work: Callable[[int, int], T], total: int, batch: int, captur
         HeadflowError: one mask alone does not fit into memory.
     """
     spans = [(start, min(start + batch, total)) for start in range(0, total, batch)]
-    workers = min(torch.get_num_threads(), len(spans)) if capture.lvlm.device.type == "cpu" else 1
+    workers = min(torch.get_num_threads(), len(spans)) if capture.lvlm.device.type == "cpu" and not capture.lvlm.spread else 1
     if workers <= 1:
-        for start, stop in spans:
-            yield start, stop, _halving(work, start, stop)
+        start, fits = 0, batch
+        while start < total:  # what has run out of memory once is not tried again
+            stop = min(start + fits, total)
+            result, fits = _halving(work, start, stop, fits)
+            yield start, stop, result
+            start = stop
         return
     with _threads_shared(workers) as pool:
         # A few batches ahead, no more: finished results wait in memory.
@@ -64,14 +74,15 @@ def run_in_batches(work: Callable[[int, int], T], total: int, batch: int, captur
         ahead = 0
         for index, (start, stop) in enumerate(spans):
             while ahead < len(spans) and ahead < index + 2 * workers:
-                waiting[ahead] = pool.submit(_halving, work, *spans[ahead])
+                waiting[ahead] = pool.submit(_halving, work, *spans[ahead], batch)
                 ahead += 1
-            yield start, stop, waiting.pop(index).result()
+            yield start, stop, waiting.pop(index).result()[0]
 
 
-def _halving(work: Callable[[int, int], T], start: int, stop: int) -> T:
+def _halving(work: Callable[[int, int], T], start: int, stop: int, fits: int) -> tuple[T, int]:
+    """The result, and the largest batch that may be tried from now on."""
     try:
-        return work(start, stop)
+        return work(start, stop), fits
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -82,7 +93,9 @@ def _halving(work: Callable[[int, int], T], start: int, stop: int) -> T:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = (start + stop) // 2
-    return torch.cat([_halving(work, start, middle), _halving(work, middle, stop)])  # type: ignore[return-value,list-item]
+    first, fits = _halving(work, start, middle, min(fits, middle - start))
+    second, fits = _halving(work, middle, stop, fits)
+    return torch.cat([first, second]), fits  # type: ignore[return-value,list-item]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -3,18 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from headflow.errors import HeadflowError
 from headflow.gates import ablate_heads
 from headflow.models.baselines import closed_baseline, swap_baseline
 from headflow.models.capture import Capture
 from headflow.suffix import make_bank, prepared, run_suffix
+from headflow.tolerance import TOLERANCE, relative
 
-# Largest relative difference that rounding explains; under float64 weights too norms and softmax work in float32. In half
-# precision a shared prefix and a full sequence differ by up to a few per cent of the largest logit.
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 LEAST_EFFECT = 1e-3
 
 
@@ -25,14 +21,16 @@ class Checks:
     Attributes:
         identity: nothing ablated, against the stock forward.
         swap: all heads ablated with another picture's keys and values, against the stock forward on that picture.
-        prefix: prefix keys and values of a run that ends with the picture, against those of the full run.
+        prefix: keys and values of the shared prefix in a run that ends with it, against those of the full run. Where they
+            differ by more than rounding no prefix is shared and every masked run goes through the whole sequence; None
+            where the picture stands in no sequence.
         effect: how far ablating all heads moves the logits.
-        tolerance: what the first three may reach.
+        tolerance: what identity and swap may reach, and the prefix to be shared.
     """
 
     identity: float
     swap: float
-    prefix: float
+    prefix: float | None
     effect: float
     tolerance: float
 
@@ -44,21 +42,18 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
     Raises:
         HeadflowError: a check fails; the message says which, by how much, and what it means.
     """
-    if capture.input_ids != other.input_ids:
-        raise HeadflowError("the checks need two pictures that give the same prompt tokens: use pictures of one size")
+    if capture.layout() != other.layout() or capture.input_ids != other.input_ids:
+        raise HeadflowError("the checks need two pictures that give the same prompt tokens: use pictures of one size (set examples.picture_size)")
     model, tolerance = capture.lvlm, TOLERANCE[capture.lvlm.dtype]
     everything = torch.ones(1, model.layers, model.heads, device=model.device)
     name = type(model.model).__name__
 
-    # Prefix first: where it fails, the other checks would fail for that reason and hide it.
-    keys, values = model.prefix_only(capture)
-    prefix = max(_relative(part, whole) for part, whole in zip((*keys, *values), (*capture.keys, *capture.values), strict=True))
-    if not prefix <= tolerance:
+    prefix = model.prefix_difference(capture) if capture.mode != "cross" else None
+    if capture.mode == "shared" and prefix is not None and not prefix <= tolerance:
         raise HeadflowError(
             f"prefix check failed for {name}: keys and values before the end of the picture change by {prefix:.2g} (allowed {tolerance:.0e}) when the text "
-            "after it is left out, so later tokens reach back and one prefix cannot be shared between masks; this model is not supported"
+            "after it is left out, with this picture and question though not with the first; set the model's prefix_mode = 'recomputed'"
         )
-
     swapped = swap_baseline(other)
     bank = make_bank(capture, swapped)
     with prepared(capture):
@@ -66,31 +61,32 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
         broken: Exception | None = None
         try:
             # In one batch, so that what forwards share and what they do not is checked too.
-            intact, ablated = run_suffix(capture, bank, [ablate_heads(torch.cat([everything, 0 * everything]))], fired=fired)
+            gate = ablate_heads(torch.cat([everything, 0 * everything]))
+            intact, ablated = run_suffix(capture, bank, [gate], last=capture.predicts, fired=fired)
         except (RuntimeError, ValueError, IndexError) as error:
             if fired:
                 raise
             broken = error  # other attention code, given a cache that holds the suffix alone
-        if broken or sorted(fired) != list(range(model.layers)):
+        if broken or sorted(fired) != list(range(model.decoder_layers)):
             raise HeadflowError(
-                f"effect check failed for {name}: the attention function ran in layers {fired}, expected each of {model.layers} layers once; "
+                f"effect check failed for {name}: the attention function ran in layers {fired}, expected each of {model.decoder_layers} layers once; "
                 "the model does not take its attention from transformers' AttentionInterface"
             ) from broken
-        identity = _relative(intact[-1], capture.logits)
+        identity = relative(intact, capture.answer_logits)
         if not identity <= tolerance:
             raise HeadflowError(
                 f"identity check failed for {name}: with nothing ablated the logits differ from the stock model's by {identity:.2g} of the largest "
                 f"(allowed {tolerance:.0e}); positions, mask or scaling are not what the model uses"
             )
-        swap = _relative(ablated[-1], other.logits)
+        swap = relative(ablated, other.answer_logits)
         if not swap <= tolerance:
             raise HeadflowError(
                 f"swap check failed for {name}: with every head reading another picture the logits differ from the stock model's on that picture by "
                 f"{swap:.2g} of the largest (allowed {tolerance:.0e}); the picture reaches the text by a way that the gates do not cut"
             )
         closed = make_bank(capture, closed_baseline())
-        blind = run_suffix(capture, closed, [ablate_heads(0 * everything, "nothing")])
-    effect = min(_relative(ablated[-1], capture.logits), _relative(blind[0, -1], capture.logits))
+        blind = run_suffix(capture, closed, [ablate_heads(0 * everything, "nothing")], last=capture.predicts)
+    effect = min(relative(ablated, capture.answer_logits), relative(blind[0], capture.answer_logits))
     if not effect >= LEAST_EFFECT:
         raise HeadflowError(
             f"effect check failed for {name}: ablating every head moves the logits by {effect:.2g} of the largest (at least {LEAST_EFFECT:.0e} expected); "
@@ -98,7 +94,3 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
         )
     return Checks(identity, swap, prefix, effect, tolerance)
 
-
-def _relative(value: Float[Tensor, "*shape"], reference: Float[Tensor, "*shape"]) -> float:
-    """Largest absolute difference over the largest absolute value of the reference."""
-    return float((value.float() - reference.float()).abs().max() / reference.float().abs().max().clamp_min(1e-30))

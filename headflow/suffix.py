@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from headflow.attention import _ACTIVE, Bank, Record, SuffixPass, obey, switched
 from headflow.gates import Gate, check_gates
@@ -15,16 +16,27 @@ from headflow.models.capture import Capture
 
 
 class SuffixCache(DynamicCache):
-    """Tells the model that a prefix has gone before, and stores nothing: the attention function brings the prefix."""
+    """Tells the model that a prefix has gone before, and stores nothing: the attention function brings the prefix.
 
-    def __init__(self, prefix: int) -> None:
+    Layers of cross-attention ask it for the picture's keys; they are told that there are some, and their attention comes
+    with the bank's.
+    """
+
+    def __init__(self, prefix: int, crossing: Sequence[int] = (), keys: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self.prefix = prefix
+        if crossing:
+            self.layers = [DynamicLayer() for _ in keys]
+            for layer in crossing:
+                self.layers[layer].keys = self.layers[layer].values = keys[layer][None]
+                self.layers[layer].is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
+        if layer_idx < len(self.layers) and self.layers[layer_idx].is_initialized:
+            return self.layers[layer_idx].keys.shape[-2]
         return self.prefix
 
     def get_mask_sizes(self, query_length: int | Tensor, layer_idx: int = 0) -> tuple[int, int]:
@@ -40,11 +52,17 @@ def make_bank(capture: Capture, baseline: Baseline) -> Bank:
         HeadflowError: the baseline covers other positions than the example's picture.
     """
     baseline.check_fits(capture)
-    if not baseline.keys:
-        return Bank(capture.keys, capture.values, capture.prefix, capture.image)
-    keys = [torch.cat([real, twin.to(real)], 1) for real, twin in zip(capture.keys, baseline.keys, strict=True)]
-    values = [torch.cat([real, twin.to(real)], 1) for real, twin in zip(capture.values, baseline.values, strict=True)]
-    return Bank(keys, values, capture.prefix, capture.image)
+    model = capture.lvlm
+    reading = model.image_layers or range(model.decoder_layers)
+    banks = []
+    for captured, twins in ((capture.keys, baseline.keys), (capture.values, baseline.values)):
+        # Where everything is recomputed, the real keys are each forward's own.
+        bank = [whole[:, :0] for whole in captured] if capture.mode == "recomputed" else list(captured)
+        for layer, twin in zip(reading, twins, strict=True) if twins else ():
+            bank[layer] = torch.cat([bank[layer], twin.to(bank[layer])], 1)
+        banks.append(bank)
+    picture = capture.key_positions if capture.mode == "cross" else 0
+    return Bank(*banks, capture.prefix, capture.image, capture.mode, model.image_layers, picture, capture.visible)
 
 
 @contextmanager
@@ -123,7 +141,7 @@ def run_suffix(
         capture: the example.
         bank: its shared keys and values.
         gates: the cuts; the batch size is the number of forwards that they tell apart.
-        last: positions, counted from the end, whose logits are wanted (None = the whole suffix).
+        last: positions, counted from the end, whose logits are wanted (None = all that are run).
         record: receives every layer's attention weights.
         fired: receives the layers that came through the attention function, in order.
 
@@ -134,21 +152,23 @@ def run_suffix(
         HeadflowError: a gate has the wrong shape.
     """
     lvlm = capture.lvlm
-    positions = capture.prefix + capture.suffix
-    batch = check_gates(gates, layers=lvlm.layers, heads=lvlm.heads, suffix=capture.suffix, positions=positions, image=capture.image)
+    batch = check_gates(
+        gates, layers=lvlm.layers, heads=lvlm.heads, suffix=capture.suffix, positions=capture.key_positions, image=capture.key_image
+    )
     embeddings = capture.embeddings[:, capture.prefix :].expand(batch, -1, -1)
     position_ids = capture.position_ids[..., capture.prefix :]
     position_ids = position_ids.expand(*position_ids.shape[:-2], batch, -1)
     state = SuffixPass(
-        bank, tuple(gates), last=last, record=record, fired=[] if fired is None else fired, last_layer=lvlm.layers - 1, forwards=batch,
-        suffix=capture.suffix, one_start=True,
+        bank, tuple(gates), last=last, record=record, fired=[] if fired is None else fired, last_layer=lvlm.decoder_layers - 1, forwards=batch,
+        suffix=capture.computed, one_start=True,
     )  # fmt: skip
     with obey(state):
         output = lvlm.model(
             inputs_embeds=embeddings,
             position_ids=position_ids,
-            past_key_values=SuffixCache(capture.prefix),
+            past_key_values=SuffixCache(capture.prefix, lvlm.image_layers or (), capture.keys),
             use_cache=True,
             logits_to_keep=last or 0,
+            **{name: extra[:, capture.prefix :].expand(batch, *[-1] * (extra.ndim - 1)) for name, extra in capture.extras.items()},
         )
     return output.logits.float()

@@ -46,7 +46,7 @@ def models(checkpoints: Callable[..., Path]) -> Callable[..., "LVLM"]:
     def model(kind: str, dtype: str = "float32", device: str = "cpu", **options: object) -> "LVLM":
         key = (kind, dtype, device, *sorted(options.items()))
         if key not in loaded:
-            loaded[key] = headflow.load(checkpoints(kind, **options), dtype=dtype, device=device)
+            loaded[key] = headflow.load(checkpoints(kind, **options), dtype=dtype, device_map=device)
         return loaded[key]
 
     return model

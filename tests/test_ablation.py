@@ -1,5 +1,6 @@
 """Gradients of gates, the public functions over masks, and that batching and threads never change a result."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -159,7 +160,7 @@ def test_gradients_of_several_factors_at_once(captures):
 
 def test_gradient_is_the_exact_difference_where_the_target_is_linear(checkpoints):
     """Without the last MLP and the last norm the logits are linear in the last layer's gates: no step size, no rounding to argue about."""
-    model = load(checkpoints("gqa"), device="cpu")
+    model = load(checkpoints("gqa"), device_map="cpu")
     model.decoder.norm = torch.nn.Identity()
     model.decoder.layers[-1].mlp.down_proj.weight.data.zero_()
     capture, other = (model.capture(random_picture(seed), QUESTION) for seed in (1, 2))
@@ -200,7 +201,8 @@ def test_a_gate_on_the_baseline_needs_one(captures):
 
 def test_a_baseline_for_other_positions_is_refused(captures):
     capture, other = captures("mha")
-    shifted = Baseline("swap", swap_baseline(other).keys, swap_baseline(other).values, start=capture.image.start + 1)
+    elsewhere = dataclasses.replace(other, position_ids=other.position_ids + 1)
+    shifted = Baseline("swap", swap_baseline(other).keys, swap_baseline(other).values, layout=elsewhere.layout())
     with pytest.raises(HeadflowError, match="image positions"):
         run_masks(capture, corners(1), baseline=shifted)
 
@@ -305,7 +307,7 @@ def test_the_vision_tower_is_never_switched(captures):
 @pytest.fixture
 def own_pair(checkpoints):
     """Captures on a model that no other test uses: one left switched would fail them all."""
-    model = load(checkpoints("mha"), device="cpu")
+    model = load(checkpoints("mha"), device_map="cpu")
     return model.capture(random_picture(1), QUESTION), model.capture(random_picture(2), QUESTION)
 
 

@@ -9,8 +9,8 @@ import torch
 from headflow.batching import automatic_batch, run_in_batches
 from headflow.errors import HeadflowError
 
-CPU = SimpleNamespace(lvlm=SimpleNamespace(device=torch.device("cpu")))
-GPU = SimpleNamespace(lvlm=SimpleNamespace(device=torch.device("cuda")))
+CPU = SimpleNamespace(lvlm=SimpleNamespace(device=torch.device("cpu"), spread=False))
+GPU = SimpleNamespace(lvlm=SimpleNamespace(device=torch.device("cuda"), spread=False))
 
 
 class Memory:
@@ -134,19 +134,20 @@ def test_automatic_batch_on_a_cpu_follows_the_rows(captures):
     assert automatic_batch(capture) == 1100 // 9 // 2 * 2  # even: complementary masks stay together
 
 
-def fake_gpu_capture(hidden: int, layers_heads: int, prefix: int, suffix: int, dtype: torch.dtype) -> SimpleNamespace:
-    config = SimpleNamespace(hidden_size=hidden, intermediate_size=3 * hidden, num_attention_heads=layers_heads)
-    lvlm = SimpleNamespace(device=torch.device("cuda"), decoder=SimpleNamespace(config=config), dtype=dtype)
-    return SimpleNamespace(lvlm=lvlm, prefix=prefix, suffix=suffix, image=slice(prefix - 500, prefix))
+def fake_gpu_capture(hidden: int, layers_heads: int, prefix: int, suffix: int, dtype: torch.dtype, weights: int = 0) -> SimpleNamespace:
+    config = SimpleNamespace(hidden_size=hidden, intermediate_size=3 * hidden, num_attention_heads=layers_heads, vocab_size=32000)
+    lvlm = SimpleNamespace(device=torch.device("cuda"), decoder=SimpleNamespace(config=config), dtype=dtype, spread=False, weight_bytes=lambda device: weights)
+    return SimpleNamespace(lvlm=lvlm, prefix=prefix, suffix=suffix, computed=suffix, predicts=1, key_image=slice(prefix - 500, prefix))
 
 
 def test_automatic_batch_on_a_gpu_grows_with_memory_and_shrinks_with_the_model(monkeypatch):
-    def batch(gibibytes: float, hidden: int = 4096, dtype: torch.dtype = torch.bfloat16) -> int:
+    def batch(gibibytes: float, hidden: int = 4096, dtype: torch.dtype = torch.bfloat16, weights: int = 0) -> int:
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=int(gibibytes * 2**30)))
-        return automatic_batch(fake_gpu_capture(hidden, 32, 600, 20, dtype))
+        return automatic_batch(fake_gpu_capture(hidden, 32, 600, 20, dtype, weights))
 
-    assert 1 == batch(0.001) < batch(8) < batch(24) < batch(80)
-    assert batch(24, hidden=8192) < batch(24)
-    assert batch(24, dtype=torch.float32) < batch(24)
+    assert 1 == batch(0.001) < batch(4) < batch(8) < batch(12)
+    assert batch(8, hidden=8192) < batch(8)
+    assert batch(8, dtype=torch.float32) < batch(8)
+    assert 1 <= batch(24, weights=20 * 2**30) < batch(24)
     assert batch(24) == batch(24)  # a rule of shapes and total memory: the same run is the same twice
     assert batch(10_000) == 1024

@@ -24,7 +24,7 @@ def captured(model, size: int = 32) -> tuple[Capture, Capture]:
 @pytest.fixture
 def model(checkpoints):
     """A model of one's own to damage."""
-    return headflow.load(checkpoints("gqa"), device="cpu")
+    return headflow.load(checkpoints("gqa"), device_map="cpu")
 
 
 def test_good_models_pass(pair):
@@ -51,18 +51,32 @@ def test_float64_passes(captures):
 
 
 def test_prefix_a_bidirectional_prompt(tmp_path_factory):
-    """PaliGemma: the picture's keys depend on the question after it."""
-    model = headflow.load(build_paligemma(tmp_path_factory.mktemp("paligemma")), device="cpu")
-    with pytest.raises(HeadflowError, match=r"prefix check failed for PaliGemma.*reach back"):
+    """PaliGemma: the picture's keys depend on the question after it, so every masked run goes through the whole sequence."""
+    model = headflow.load(build_paligemma(tmp_path_factory.mktemp("paligemma")), device_map="cpu")
+    assert model.prefix_mode is None
+    measured = check_intervention(*captured(model))
+    assert model.prefix_mode == "recomputed" and min(measured.prefix, model.prefix_change) > 0.01
+    assert max(measured.identity, measured.swap) < 1e-5 and measured.effect > 0.01
+
+
+def test_prefix_that_is_shared_against_the_evidence(tmp_path_factory):
+    model = headflow.load(build_paligemma(tmp_path_factory.mktemp("paligemma")), device_map="cpu")
+    model.prefix_mode = "shared"
+    with pytest.raises(HeadflowError, match=r"prefix check failed for PaliGemma.*prefix_mode = 'recomputed'"):
         check_intervention(*captured(model))
 
 
-def test_prefix_keys_from_other_positions(captures):
-    """Keys carry their position: taken at another offset they are other keys."""
+def test_prefix_keys_of_another_picture(captures):
     capture, other = captures("mha")
-    moved = dataclasses.replace(capture, position_ids=capture.position_ids + 5)
     with pytest.raises(HeadflowError, match=r"prefix check failed"):
-        check_intervention(moved, other)
+        check_intervention(dataclasses.replace(capture, keys=other.keys), other)
+
+
+def test_identity_keys_from_other_positions(captures):
+    """Keys carry their position: taken at another offset they are other keys."""
+    moved = [dataclasses.replace(capture, position_ids=capture.position_ids + 5) for capture in captures("mha")]
+    with pytest.raises(HeadflowError, match=r"identity check failed"):
+        check_intervention(*moved)
 
 
 def test_identity_wrong_positions_of_the_suffix(captures):

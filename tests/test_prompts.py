@@ -127,7 +127,7 @@ def test_questions_in_any_script(models, question):
     ("template", "message"), [(QUESTION_FIRST_CHAT, "must follow the picture"), (NO_IMAGE_CHAT, "no image token")], ids=["question first", "no image"]
 )
 def test_templates_that_cannot_work_are_explained(checkpoints, template, message):
-    model = headflow.load(checkpoints("mha"), device="cpu")
+    model = headflow.load(checkpoints("mha"), device_map="cpu")
     model.processor.chat_template = template
     with pytest.raises(HeadflowError, match=message):
         model.capture(random_picture(1), QUESTION)
@@ -135,7 +135,7 @@ def test_templates_that_cannot_work_are_explained(checkpoints, template, message
 
 def test_a_template_that_begins_with_the_first_token_does_not_double_it(checkpoints):
     """Gemma's and Mistral's templates write the first token themselves; the tokenizer must not add another."""
-    model = headflow.load(checkpoints("mha"), device="cpu")
+    model = headflow.load(checkpoints("mha"), device_map="cpu")
     expected = model.capture(random_picture(1), QUESTION).input_ids
     model.processor.chat_template = "{{ '<s>' }}" + model.processor.chat_template
     assert model.capture(random_picture(1), QUESTION).input_ids == expected

@@ -30,14 +30,15 @@ class Baseline:
         kind: ``mean`` (over reference pictures), ``blank`` (a uniform grey picture), ``swap`` (another picture) or
             ``closed`` (none: the edge is cut and attention renormalises).
         keys, values: per layer ``[kv_heads, image, head_dim]``, after RoPE; empty for ``closed``.
-        start: position of the first image token; keys carry their position, so it has to match the example's.
+        layout: where the picture's keys stand (:meth:`Capture.layout`); keys carry their position, so it has to match the
+            example's.
         pictures: pictures that went into it.
     """
 
     kind: str
     keys: list[Float[Tensor, "kv_heads image head_dim"]]
     values: list[Float[Tensor, "kv_heads image head_dim"]]
-    start: int = 0
+    layout: str = ""
     pictures: int = 0
 
     @property
@@ -47,7 +48,7 @@ class Baseline:
 
     def fingerprint(self) -> str:
         """SHA-256 over all its numbers."""
-        digest = hashlib.sha256(f"{self.kind} {self.start} {[tuple(x.shape) for x in (*self.keys, *self.values)]}".encode())
+        digest = hashlib.sha256(f"{self.kind} {self.layout} {[tuple(x.shape) for x in (*self.keys, *self.values)]}".encode())
         for tensor in (*self.keys, *self.values):
             digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -56,21 +57,20 @@ class Baseline:
         """Raise HeadflowError unless this baseline stands at the same positions as the example's picture."""
         if not self.keys:
             return
-        shapes = [k.shape for k in self.keys], [k[:, capture.image].shape for k in capture.keys]
+        shapes = [k.shape for k in self.keys], [k.shape for k in capture.image_keys_values()[0]]
         if [(s[0], s[2]) for s in shapes[0]] != [(s[0], s[2]) for s in shapes[1]]:
             raise HeadflowError(f"baseline {self.kind!r} was made by a model with other layers or key heads than the example's; make it anew with this model")
-        image = capture.image
-        if self.start != image.start or self.keys[0].shape[1] != image.stop - image.start:
+        if self.layout != capture.layout():
             raise HeadflowError(
-                f"baseline {self.kind!r} covers {self.keys[0].shape[1]} image positions from {self.start}, the example {image.stop - image.start} from "
-                f"{image.start}: references must have the example's image size, or use `baseline: blank` or `closed`"
+                f"baseline {self.kind!r} covers {self.keys[0].shape[1]} image positions, the example {shapes[1][0][1]}, or they stand at other places: "
+                "references must have the example's image size (set examples.picture_size), or use `baseline: blank` or `closed`"
             )
 
     def save(self, path: Path) -> None:
         """Write as safetensors: ``keys`` and ``values``, ``[layers, kv_heads, image, head_dim]``."""
         tensors = {"keys": torch.stack(self.keys).cpu().contiguous(), "values": torch.stack(self.values).cpu().contiguous()} if self.keys else {}
         # One entry: safetensors writes several in an order that differs from process to process.
-        metadata = {"baseline": json.dumps({"kind": self.kind, "start": self.start, "pictures": self.pictures})}
+        metadata = {"baseline": json.dumps({"kind": self.kind, "layout": self.layout, "pictures": self.pictures})}
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
     @classmethod
@@ -88,7 +88,7 @@ class Baseline:
                     kind=metadata["kind"],
                     keys=list(tensors["keys"]) if tensors else [],
                     values=list(tensors["values"]) if tensors else [],
-                    start=metadata["start"],
+                    layout=metadata["layout"],
                     pictures=metadata["pictures"],
                 )
         except FileNotFoundError:
@@ -105,7 +105,7 @@ def closed_baseline() -> Baseline:
 def swap_baseline(other: Capture, kind: str = "swap") -> Baseline:
     """The keys and values of another picture."""
     keys, values = other.image_keys_values()
-    return Baseline(kind, keys, values, start=other.image.start, pictures=1)
+    return Baseline(kind, keys, values, layout=other.layout(), pictures=1)
 
 
 def blank_baseline(capture: Capture) -> Baseline:
@@ -122,18 +122,20 @@ def mean_baseline(captures: Iterable[Capture]) -> Baseline:
     """
     keys: list[Tensor] = []
     values: list[Tensor] = []
-    count, start, dtype = 0, 0, torch.float32
+    count, layout, dtype = 0, "", torch.float32
     for capture in captures:
         k, v = capture.image_keys_values()
         if not count:
             keys, values = [x.double() for x in k], [x.double() for x in v]
-            start, dtype = capture.image.start, k[0].dtype
-        elif start != capture.image.start or keys[0].shape != k[0].shape:
-            raise HeadflowError("the mean baseline needs references of one image size; resize them, or use `baseline: blank` or `closed`")
+            layout, dtype = capture.layout(), k[0].dtype
+        elif layout != capture.layout():
+            raise HeadflowError(
+                "the mean baseline needs references of one image size: set examples.picture_size, or use `baseline: blank` or `closed`"
+            )
         else:
             for total, x in zip((*keys, *values), (*k, *v), strict=True):
                 total += x.double()
         count += 1
     if not count:
         raise HeadflowError("the mean baseline needs at least one reference picture")
-    return Baseline("mean", [x.div(count).to(dtype) for x in keys], [x.div(count).to(dtype) for x in values], start=start, pictures=count)
+    return Baseline("mean", [x.div(count).to(dtype) for x in keys], [x.div(count).to(dtype) for x in values], layout=layout, pictures=count)

@@ -19,7 +19,7 @@ class ImageAttention:
 
     Attributes:
         final: that of the last prompt token.
-        suffix: mean over all tokens after the image span.
+        suffix: mean over all tokens after the image span (all tokens where the picture stands in no sequence).
     """
 
     final: Float[Tensor, "layers heads"]
@@ -33,12 +33,15 @@ def image_attention(capture: Capture) -> ImageAttention:
     shares = torch.zeros(model.layers, model.heads, capture.suffix)
 
     def record(layer: int, weights: Float[Tensor, "batch heads queries keys"]) -> None:
-        shares[layer] = weights[0, :, :, capture.image].float().sum(-1).cpu()
+        if (ordinal := bank.ordinal(layer)) is not None:
+            image = bank.place(layer)[1]
+            shares[ordinal] = weights[0, :, -capture.suffix :, image].float().sum(-1).cpu()
 
     intact = ablate_heads(torch.ones(1, model.layers, model.heads, device=model.device), "nothing")
+    bank = make_bank(capture, closed_baseline())
     with prepared(capture):
-        run_suffix(capture, make_bank(capture, closed_baseline()), [intact], last=None, record=record)
-    return ImageAttention(final=shares[:, :, -1], suffix=shares.mean(-1))
+        run_suffix(capture, bank, [intact], last=None, record=record)
+    return ImageAttention(final=shares[:, :, capture.roles.index("final") - len(capture.roles)], suffix=shares.mean(-1))
 
 
 def same_answer(given: str, true: str) -> bool:

@@ -1,12 +1,14 @@
 """Load any vision-language model of transformers and ask it about a picture; one path for every family."""
 
 import difflib
+import importlib.util
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,15 +16,22 @@ from jaxtyping import UInt8
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PretrainedConfig, PreTrainedModel
 
+from headflow.answers import adds_specials, answer_tokens
+from headflow.attention import watched
 from headflow.errors import HeadflowError
 from headflow.models.capture import Capture
 from headflow.models.prepared import CHECKPOINT, read_prepared
+from headflow.models.processors import load_processor
 from headflow.prompts import chat, image_span, token_roles
+from headflow.tolerance import TOLERANCE, relative
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 Picture = Image.Image | UInt8[np.ndarray, "height width 3"] | bytes | str | Path
+
+
+PrefixMode = Literal["shared", "recomputed", "cross"]
 
 
 @dataclass
@@ -32,18 +41,23 @@ class LVLM:
     Attributes:
         model: the whole model, weights frozen.
         processor: its processor.
+        prefix_mode: how masked runs treat what stands before the text (:data:`headflow.attention.Mode`). None until the first
+            example is captured: it is then found out by running that example's prefix alone.
+        prefix_change: by how much the prefix changed there, relative; above the tolerance it cannot be shared.
     """
 
     model: PreTrainedModel
     processor: Any
+    prefix_mode: PrefixMode | None = None
+    prefix_change: float | None = None
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
         self.decoder: PreTrainedModel = self.model.get_decoder()
-        config = self.decoder.config
-        self.layers: int = config.num_hidden_layers
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        shape = text_shape(self.decoder.config)
+        self.decoder_layers, self.image_layers, self.layers, self.heads, self.kv_heads = shape
+        if self.image_layers is not None:
+            self.prefix_mode = "cross"
         token = getattr(self.model.config, "image_token_id", None)
         if token is None:
             raise HeadflowError(f"{type(self.model).__name__} does not say which token stands for the picture (config.image_token_id); it is not supported")
@@ -51,11 +65,23 @@ class LVLM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where inputs go: the device of the first weights, also where those are swapped in from elsewhere."""
+        embeddings = self.model.get_input_embeddings()
+        execution = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+        return embeddings.weight.device if execution is None else torch.device("cuda", execution) if isinstance(execution, int) else torch.device(execution)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    @property
+    def spread(self) -> bool:
+        """Whether the weights lie on several devices, or are swapped in and out."""
+        return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
+
+    def weight_bytes(self, device: torch.device) -> int:
+        """Memory of the weights that lie on ``device``."""
+        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters() if weight.device == device)
 
     def inputs(self, pictures: Sequence[Picture], question: str, answer: str | None = None) -> dict[str, Tensor]:
         """Model inputs for one question about each of several pictures of one size."""
@@ -65,108 +91,120 @@ class LVLM:
             raise HeadflowError(f"the prompt holds no image token ({marker!r}); does the chat template insert the picture?")
         opened = [open_picture(p) for p in pictures]
         try:
-            batch = self.processor(images=opened, text=[text] * len(opened), return_tensors="pt", add_special_tokens=self._adds_specials(text))
-        except ValueError as error:
+            # One list for each prompt: some processors take a flat list for the pictures of one prompt.
+            batch = self.processor(
+                images=[[p] for p in opened], text=[text] * len(opened), return_tensors="pt", add_special_tokens=self._adds_specials(text)
+            )
+        except (ValueError, TypeError) as error:
             raise HeadflowError(f"the model's processor refuses the picture or the prompt ({error})") from error
         return {k: v.to(self.device, self.dtype if v.is_floating_point() else None) for k, v in batch.items() if isinstance(v, Tensor)}
 
     @torch.no_grad()
-    def capture(self, picture: Picture, question: str) -> Capture:
+    def capture(self, picture: Picture, question: str, answer: str | Sequence[int] = ()) -> Capture:
         """Run the stock model once and keep all that masked runs need.
 
+        Args:
+            picture: the picture.
+            question: the user's text.
+            answer: an answer to be fed to the model word by word (teacher forcing), as text or as token ids; what is explained
+                then may be the log-probability of the whole answer.
+
         Raises:
-            HeadflowError: the picture cannot be read, or the prompt has no picture or no question in it.
+            HeadflowError: the picture cannot be read, the prompt has no picture or no question in it, the answer tokenises to
+                nothing, or memory runs out.
         """
         inputs = self.inputs([picture], question)
         ids = inputs["input_ids"][0].tolist()
         span = image_span(ids, self.image_token)
+        answer_ids = self.answer_tokens(question, answer) if isinstance(answer, str) else [int(token) for token in answer]
+        fed = answer_ids[:-1]
         pieces = self._pieces(ids)
         roles = token_roles(pieces, span, question)
-        merged: dict[str, Any] = {}
-        looks: list[Tensor] = []
-
-        def remember_call(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            merged.update(kwargs)
-
-        def remember_looks(module: torch.nn.Module, args: tuple, output: Any) -> None:
-            state = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
-            looks.append(state.reshape(-1, state.shape[-1]).float().mean(0))
-
-        # Not DynamicCache(config=...): sliding-window layers would keep only their window.
-        cache = DynamicCache()
-        self._forget_positions()
-        handles = [
-            self.decoder.register_forward_pre_hook(remember_call, with_kwargs=True),
-            self.model.get_encoder(modality="image").register_forward_hook(remember_looks),
-        ]
+        run = _OneRun(self, inputs)
         try:
-            output = self.model(**inputs, past_key_values=cache, use_cache=True)
-        finally:
-            for handle in handles:
-                handle.remove()
-        embeddings = merged["inputs_embeds"]
-        positions = merged.get("position_ids")
-        if positions is None:
-            positions = torch.arange(len(ids), device=embeddings.device)[None]
+            run.prompt()
+            if self.prefix_mode is None:
+                self.prefix_change = self._prefix_change(inputs, [part for parts in run.image_keys_values(span) for part in parts])
+                self.prefix_mode = "shared" if self.prefix_change <= TOLERANCE[self.dtype] else "recomputed"
+            if self.prefix_mode == "recomputed":
+                run = _OneRun(self, inputs, keep_visible=True)
+                run.prompt()
+            keys, values = run.image_keys_values(span)
+            run.go_on(fed)
+        except torch.OutOfMemoryError as error:
+            raise HeadflowError(
+                f"out of memory in the stock forward of one example ({len(ids)} tokens): use a smaller picture, bfloat16, quantization, or more devices "
+                "(device_map)"
+            ) from error
         return Capture(
             lvlm=self,
             question=question,
             picture=open_picture(picture),
-            input_ids=ids,
-            pieces=pieces,
-            roles=roles,
+            input_ids=[*ids, *fed],
+            answer_ids=answer_ids,
+            pieces=[*pieces, *self._pieces(fed)],
+            roles=[*roles, *["answer"] * len(fed)],
             image=span,
-            embeddings=embeddings,
-            position_ids=positions,
-            keys=[layer.keys[0, :, : span.stop].contiguous() for layer in cache.layers],
-            values=[layer.values[0, :, : span.stop].contiguous() for layer in cache.layers],
-            logits=output.logits[0, -1].float(),
-            vision=torch.stack(looks).mean(0),
+            embeddings=run.embeddings,
+            position_ids=run.positions,
+            keys=keys,
+            values=values,
+            logits=run.logits[0],
+            answer_logits=run.logits,
+            vision=run.vision,
+            mode=self.prefix_mode,
+            visible=run.visible_layers() if self.prefix_mode == "recomputed" else None,
+            extras=run.extras,
         )
 
     @torch.no_grad()
-    def prefix_only(self, capture: Capture) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values per layer of a run that ends with the image span; equal to the capture's if no later token reaches back."""
-        cache = DynamicCache()
-        self._forget_positions()
-        stop = capture.image.stop
-        self.model(
-            inputs_embeds=capture.embeddings[:, :stop], position_ids=capture.position_ids[..., :stop], past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        return [layer.keys[0] for layer in cache.layers], [layer.values[0] for layer in cache.layers]
+    def prefix_difference(self, capture: Capture) -> float:
+        """How far keys and values before the end of the picture change when the text after it is left out, relative to the
+        largest; 0 to rounding if no later token reaches back."""
+        inputs = self.inputs([capture.picture], capture.question)
+        return self._prefix_change(inputs, (*capture.keys, *capture.values))
+
+    def _prefix_change(self, inputs: dict[str, Tensor], whole: Sequence[Tensor]) -> float:
+        tokens = inputs["input_ids"].shape
+        stop = image_span(inputs["input_ids"][0].tolist(), self.image_token).stop
+        # Token by token inputs are cut off, the picture stays: the model itself sets positions and masks of what is left.
+        alone = _OneRun(self, {name: x[:, :stop] if x.shape[:2] == tokens else x for name, x in inputs.items()})
+        alone.prompt()
+        parts = [*(layer.keys[0] for layer in alone.cache.layers), *(layer.values[0] for layer in alone.cache.layers)]
+        return max(relative(part[:, : full.shape[1]], full) for part, full in zip(parts, whole, strict=True))
 
     @torch.no_grad()
-    def answer(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[str]:
-        """What the stock model answers, decoded greedily; one text a picture."""
+    def answer_ids(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[list[int]]:
+        """Token ids of what the stock model answers, decoded greedily, without the one that ends it; one list a picture."""
         inputs = self.inputs(pictures, question)
         self._forget_positions()
-        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends]) | {self.processor.tokenizer.eos_token_id}
+        return [list(itertools.takewhile(lambda token: token not in ends, row)) for row in tokens.tolist()]
 
-    def answer_token(self, question: str, answer: str) -> int:
-        """Id of the first token of ``answer`` when it follows the prompt.
+    def answer(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[str]:
+        """What the stock model answers, decoded greedily; one text a picture."""
+        return [self.text(ids) for ids in self.answer_ids(pictures, question, max_new_tokens)]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        return self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def answer_tokens(self, question: str, answer: str) -> list[int]:
+        """Ids of the tokens of ``answer`` when it follows the prompt.
 
         Raises:
-            HeadflowError: the answer tokenises to nothing, or to an unknown token.
+            HeadflowError: the answer tokenises to nothing, or begins with an unknown token.
         """
-        tokenizer = self.processor.tokenizer
-        # After a role's colon the answer begins with a space, after a line break it does not.
-        text = chat(self.processor, question)
-        options = {"add_special_tokens": self._adds_specials(text)}
-        whole = tokenizer(text + (answer if text[-1:].isspace() else " " + answer), **options)["input_ids"]
-        prompt = tokenizer(text, **options)["input_ids"]
-        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokenizer(answer, add_special_tokens=False)["input_ids"]
-        if not rest:
-            raise HeadflowError(f"the answer {answer!r} tokenises to nothing")
-        if rest[0] == tokenizer.unk_token_id:
-            raise HeadflowError(f"the answer {answer!r} begins with a token that this model does not know")
-        return rest[0]
+        return answer_tokens(self.processor, question, answer)
+
+    def answer_token(self, question: str, answer: str) -> int:
+        """Id of the first token of ``answer`` when it follows the prompt; see :meth:`answer_tokens`."""
+        return self.answer_tokens(question, answer)[0]
 
     def _adds_specials(self, text: str) -> bool:
-        """Whether the tokenizer is to add its special tokens: not where the chat template has written the first one itself."""
-        first = self.processor.tokenizer.bos_token
-        return not (first and text.startswith(first))
+        return adds_specials(self.processor, text)
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token; a character that is spread over several tokens is given to the last of them."""
@@ -189,8 +227,107 @@ class LVLM:
             inner.rope_deltas = None
 
 
+class _OneRun:
+    """One stock forward of one example, and then of the answer that is fed to it; keeps what a capture needs."""
+
+    def __init__(self, lvlm: LVLM, inputs: dict[str, Tensor], *, keep_visible: bool = False) -> None:
+        self.lvlm, self.inputs = lvlm, inputs
+        # Not DynamicCache(config=...): sliding-window layers would keep only their window.
+        self.cache = DynamicCache()
+        self.visible: list[dict[int, Tensor]] | None = [] if keep_visible else None
+        self.logits = torch.empty(0)
+        self.embeddings = torch.empty(0)
+        self.positions = torch.empty(0)
+        self.vision = torch.empty(0)
+        # Inputs that say token by token how the picture is read by cross-attention.
+        self.extras = {"cross_attention_mask": inputs["cross_attention_mask"]} if "cross_attention_mask" in inputs else {}
+
+    def prompt(self) -> None:
+        """The prompt with its picture."""
+        looks: list[Tensor] = []
+
+        def remember(module: torch.nn.Module, args: tuple, output: Any) -> None:
+            state = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
+            looks.append(state.reshape(-1, state.shape[-1]).float().mean(0))
+
+        handle = self.lvlm.model.get_encoder(modality="image").register_forward_hook(remember)
+        self.lvlm._forget_positions()
+        try:
+            output, embeddings, positions = self._forward(**self.inputs)
+        finally:
+            handle.remove()
+        self.logits, self.embeddings, self.vision = output.logits[0, -1:].float(), embeddings, torch.stack(looks).mean(0)
+        length = self.inputs["input_ids"].shape[1]
+        self.positions = torch.arange(length, device=embeddings.device)[None] if positions is None else positions
+
+    def go_on(self, ids: Sequence[int]) -> None:
+        """The tokens of an answer, each seeing those before it, as in decoding."""
+        if not ids:
+            return
+        steps = torch.arange(1, len(ids) + 1, device=self.positions.device)
+        positions = self.positions[..., -1:] + steps
+        tokens = torch.tensor([list(ids)], device=self.inputs["input_ids"].device)
+        fed = {name: x[:, -1:].expand(-1, len(ids), *[-1] * (x.ndim - 2)) for name, x in self.extras.items()}
+        output, embeddings, _ = self._forward(input_ids=tokens, position_ids=positions, **fed)
+        self.logits = torch.cat([self.logits, output.logits[0].float()])
+        self.embeddings = torch.cat([self.embeddings, embeddings], 1)
+        self.positions = torch.cat([self.positions, positions], -1)
+        self.extras = {name: torch.cat([x, fed[name]], 1) for name, x in self.extras.items()}
+
+    def image_keys_values(self, span: slice) -> tuple[list[Tensor], list[Tensor]]:
+        """Per decoder layer, up to the end of the image span; under cross-attention the picture's, and none in other layers."""
+        crossing = self.lvlm.image_layers
+        stops = [span.stop if crossing is None else None if layer in crossing else 0 for layer in range(len(self.cache.layers))]
+        both = [(layer.keys[0, :, :stop].contiguous(), layer.values[0, :, :stop].contiguous()) for layer, stop in zip(self.cache.layers, stops, strict=True)]
+        return [keys for keys, _ in both], [values for _, values in both]
+
+    def visible_layers(self) -> list[Tensor]:
+        """Per decoder layer what each query of prompt and answer sees, ``[1, 1, positions, positions]``."""
+        length = self.positions.shape[-1]
+        padded = [[torch.nn.functional.pad(seen[layer], (0, length - seen[layer].shape[-1])) for seen in self.visible] for layer in self.visible[0]]
+        return [torch.cat(rows, 2) for rows in padded]
+
+    def _forward(self, **inputs: Tensor) -> tuple[Any, Tensor, Tensor | None]:
+        """The outer model's output, and the embeddings and positions that its text model was given."""
+        model, merged = self.lvlm.model, {}
+
+        def remember(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            merged.update(kwargs)
+
+        handle = self.lvlm.decoder.register_forward_pre_hook(remember, with_kwargs=True)
+        try:
+            if self.visible is None:
+                output = model(**inputs, past_key_values=self.cache, use_cache=True)
+            else:
+                with watched(self.lvlm.decoder, self.lvlm.decoder_layers) as seen:
+                    output = model(**inputs, past_key_values=self.cache, use_cache=True)
+                self.visible.append(seen)
+        finally:
+            handle.remove()
+        embeddings = merged.get("inputs_embeds")
+        if embeddings is None:  # the picture is not among the text model's inputs
+            embeddings = model.get_input_embeddings()(inputs["input_ids"])
+        return output, embeddings, merged.get("position_ids")
+
+
+def text_shape(config: Any) -> tuple[int, list[int] | None, int, int, int]:
+    """Of a text model: its layers, those of them that read the picture by cross-attention (None = all read it in their
+    sequence), the number of layers that read it, and the query and key heads of each."""
+    crossing = getattr(config, "cross_attention_layers", None)
+    layers, heads = config.num_hidden_layers, config.num_attention_heads
+    reading = sorted(crossing) if crossing else None
+    return layers, reading, len(reading) if reading else layers, heads, getattr(config, "num_key_value_heads", None) or heads
+
+
 def load(
-    source: str | Path, *, revision: str | None = None, dtype: str = "float32", device: str = "auto", trust_remote_code: bool = False
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device_map: str | dict[str, Any] = "auto",
+    attn: str = "auto",
+    quantization: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LVLM:
     """Load a model from a folder, from the Hugging Face hub, or ``"embedded"``, the small one that ships with headflow.
 
@@ -198,7 +335,11 @@ def load(
         source: folder, hub id, or ``"embedded"``.
         revision: commit, tag or branch on the hub.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
-        device: ``cpu``, ``cuda``, ``cuda:1`` …; ``auto`` takes the first GPU if there is one.
+        device_map: ``cpu``, ``cuda``, ``cuda:1`` …; ``auto`` takes the one GPU if there is one, and spreads the weights where
+            there are several; ``balanced``, ``balanced_low_0``, ``sequential`` or a mapping from modules to devices go to
+            accelerate as they are.
+        attn: attention code of the stock forwards; ``auto`` leaves the choice to transformers.
+        quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
         trust_remote_code: run code that comes with the checkpoint.
 
     Raises:
@@ -214,25 +355,51 @@ def load(
         raise HeadflowError(f"model {str(source)!r} cannot be loaded: there is no such folder")
     elif close := difflib.get_close_matches(str(source), ["embedded"], cutoff=0.8):
         raise HeadflowError(f"model {str(source)!r} cannot be loaded: did you mean {close[0]!r}?")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise HeadflowError(f"device {device!r} was asked for, but torch sees no GPU; use `device: auto` or `cpu`")
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
     if dtype not in DTYPES:
         raise HeadflowError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    device, spread = _place(device_map)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    extra: dict[str, Any] = {} if attn == "auto" else {"attn_implementation": attn}
+    if quantization is not None:
+        extra["quantization_config"] = _quantized(quantization, DTYPES[dtype])
+    if spread is not None or quantization is not None:
+        extra["device_map"] = spread or {"": device}
     with _loading(source):
-        processor = AutoProcessor.from_pretrained(source, **options)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], **options)
+        processor = load_processor(source, **options)
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], **options, **extra)
     try:
-        return LVLM(model.to(device), processor)
+        return LVLM(model if "device_map" in extra else model.to(device), processor)
     except (RuntimeError, AssertionError) as error:
         if isinstance(error, torch.OutOfMemoryError):
-            raise HeadflowError(f"model {str(source)!r} does not fit into the memory of device {device!r}; use bfloat16 or another device") from error
+            raise HeadflowError(
+                f"model {str(source)!r} does not fit into the memory of device {device!r}; use bfloat16, quantization, or several devices (device_map)"
+            ) from error
         raise HeadflowError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); use `auto`, `cpu` or `cuda`") from error
 
 
-def load_prepared(folder: Path, device: str) -> LVLM:
+def _place(device_map: str | dict[str, Any]) -> tuple[str, str | dict[str, Any] | None]:
+    """One device, and accelerate's map where the weights are spread over several."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device_map == "auto":
+        return ("cuda", "auto") if gpus > 1 else ("cuda" if gpus else "cpu", None)
+    if not isinstance(device_map, str) or device_map.startswith(("balanced", "sequential")):
+        return ("cuda" if gpus else "cpu", device_map)
+    if device_map.startswith("cuda") and not gpus:
+        raise HeadflowError(f"device_map {device_map!r} was asked for, but torch sees no GPU; use `device_map: auto` or `cpu`")
+    return device_map, None
+
+
+def _quantized(bits: str, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise HeadflowError(f"quantization {bits!r} needs bitsandbytes: pip install 'headflow[quantized]', or set quantization: null")
+    if bits not in ("8bit", "4bit"):
+        raise HeadflowError(f"quantization {bits!r} is not one of 8bit, 4bit")
+    return BitsAndBytesConfig(load_in_8bit=True) if bits == "8bit" else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
+
+
+def load_prepared(folder: Path, device_map: str) -> LVLM:
     """Load the model that ``prepare_model`` left in ``folder`` (see :mod:`headflow.models.prepared`).
 
     Raises:
@@ -243,9 +410,23 @@ def load_prepared(folder: Path, device: str) -> LVLM:
         folder / CHECKPOINT if prepared.source is None else prepared.source,
         revision=prepared.revision,
         dtype=prepared.dtype,
-        device=device,
+        device_map=device_map,
+        attn=prepared.attn,
+        quantization=prepared.quantization,
         trust_remote_code=prepared.trust_remote_code,
     )
+
+
+def prepared_processor(folder: Path) -> Any:
+    """The processor alone of the model that ``prepare_model`` left in ``folder``: examples can be checked before any weight is loaded.
+
+    Raises:
+        HeadflowError: see :func:`load`.
+    """
+    prepared = read_prepared(folder)
+    source = folder / CHECKPOINT if prepared.source is None else prepared.source
+    with _loading(source):
+        return load_processor(source, revision=prepared.revision, trust_remote_code=prepared.trust_remote_code)
 
 
 def read_config(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -262,7 +443,7 @@ def read_config(source: str | Path, *, revision: str | None = None, trust_remote
 def _loading(source: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise HeadflowError(f"model {str(source)!r} cannot be loaded: {reason}") from error
 

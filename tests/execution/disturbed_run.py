@@ -21,7 +21,7 @@ MASKS = 640
 
 
 def main(store: Path, checkpoint: Path, out: Path, pause: float) -> None:
-    model = headflow.load(checkpoint, device="cpu")
+    model = headflow.load(checkpoint, device_map="cpu")
     masks = headflow.sample_masks(model.layers, model.heads, MASKS, design="bernoulli")
     capture, other = (model.capture(random_picture(seed), QUESTION) for seed in (1, 2))
     computed = 0

@@ -17,7 +17,7 @@ def test_mean_is_the_plain_mean(pair):
     model = pair[0].lvlm
     taken = [model.capture(random_picture(seed), QUESTION) for seed in range(5)]
     baseline = mean_baseline(iter(taken))
-    assert (baseline.kind, baseline.pictures, baseline.start, baseline.reads) == ("mean", 5, 3, "baseline")
+    assert (baseline.kind, baseline.pictures, baseline.layout, baseline.reads) == ("mean", 5, pair[0].layout(), "baseline")
     for layer in range(model.layers):
         for mean, name in ((baseline.keys[layer], "keys"), (baseline.values[layer], "values")):
             plain = np.mean([getattr(c, name)[layer][:, 3:19].double().numpy() for c in taken], 0)
@@ -85,7 +85,7 @@ def test_save_and_load(captures, tmp_path, kind_of_baseline):
     path = tmp_path / "folder" / "baseline.safetensors"
     baseline.save(path)
     loaded = Baseline.load(path, CPU, torch.float32)
-    assert (loaded.kind, loaded.start, loaded.pictures, loaded.reads) == (baseline.kind, baseline.start, baseline.pictures, baseline.reads)
+    assert (loaded.kind, loaded.layout, loaded.pictures, loaded.reads) == (baseline.kind, baseline.layout, baseline.pictures, baseline.reads)
     assert all(torch.equal(a, b) for a, b in zip((*loaded.keys, *loaded.values), (*baseline.keys, *baseline.values), strict=True))
     assert loaded.fingerprint() == baseline.fingerprint()
     assert Baseline.load(path, CPU, torch.bfloat16).keys == [] or Baseline.load(path, CPU, torch.bfloat16).keys[0].dtype == torch.bfloat16
@@ -95,7 +95,7 @@ def test_fingerprints_tell_numbers_and_kinds_apart(captures):
     capture, other = captures("mha")
     one, two = swap_baseline(capture), swap_baseline(other)
     assert one.fingerprint() != two.fingerprint() != swap_baseline(other, "blank").fingerprint()
-    changed = Baseline("swap", [k.clone() for k in one.keys], one.values, one.start, 1)
+    changed = Baseline("swap", [k.clone() for k in one.keys], one.values, one.layout, 1)
     changed.keys[2][1, 3, 4] += 1e-3
     assert changed.fingerprint() != one.fingerprint() == swap_baseline(capture).fingerprint()
 

@@ -30,7 +30,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 def test_a_missing_folder(tmp_path):
     with pytest.raises(HeadflowError, match=r"no-such-model.*cannot be loaded") as error:
-        headflow.load(str(tmp_path / "no-such-model"), device="cpu")
+        headflow.load(str(tmp_path / "no-such-model"), device_map="cpu")
     one_line(error)
 
 
@@ -47,7 +47,7 @@ def test_a_checkpoint_with_a_damaged_file(damaged, file, how):
     else:
         os.truncate(damaged / file, (damaged / file).stat().st_size // 2)
     with pytest.raises(HeadflowError, match="cannot be loaded") as error:
-        headflow.load(damaged, device="cpu")
+        headflow.load(damaged, device_map="cpu")
     one_line(error)
 
 
@@ -55,19 +55,19 @@ def test_a_checkpoint_of_a_text_model(damaged):
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps({**config["text_config"], "architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(HeadflowError, match="cannot be loaded"):
-        headflow.load(damaged, device="cpu")
+        headflow.load(damaged, device_map="cpu")
 
 
 @pytest.mark.parametrize("device", ["tpu", "gpu", "cuda:99", "cuda:-1"])
 def test_an_unknown_device(checkpoints, device):
     with pytest.raises(HeadflowError, match="device") as error:
-        headflow.load(checkpoints("mha"), device=device)
+        headflow.load(checkpoints("mha"), device_map=device)
     one_line(error)
 
 
 def test_an_unknown_number_format(checkpoints):
     with pytest.raises(HeadflowError, match="float7"):
-        headflow.load(checkpoints("mha"), device="cpu", dtype="float7")
+        headflow.load(checkpoints("mha"), device_map="cpu", dtype="float7")
 
 
 def test_what_is_known_of_a_loaded_model(models):
