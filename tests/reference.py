@@ -7,7 +7,8 @@ out as a weighted list of such pairs of tensors.
 
 Where the text after the picture changes keys before it (PaliGemma, whose prompt is bidirectional), the same words hold: gates
 act on the queries after the image span, a cut edge reads the twin in the place of this run's own image key, and everything
-else is what the model makes of it.
+else is what the model makes of it. Where the picture enters through layers of cross-attention (Mllama), gates act on these
+layers alone and on every query, and their keys are the picture's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ NAME = "plain_reference"
 
 @dataclass
 class Mixture:
-    """One term of an output: ``share`` [batch, layers, heads, N] of the attention that sees ``real`` and ``twin`` [batch, layers, heads, N, N]."""
+    """One term of an output: ``share`` [batch, layers, heads, queries] of the attention that sees ``real`` and ``twin``, each with a last axis of keys."""
 
     share: Tensor
     real: Tensor
@@ -39,17 +40,20 @@ class _State:
 
     Attributes:
         mixtures: the gates, edge by edge; None = the stock model.
-        twin_keys, twin_values: per layer [kv_heads, image, head_dim].
-        image: the image span.
+        twin_keys, twin_values: per layer that reads the picture [kv_heads, image, head_dim].
+        image: where the picture stands among the keys.
+        reading: the layers that read the picture.
         prompt: tokens of the prompt; what follows is an answer, and every one of its tokens is seen by itself and by later ones only.
+            None = take the model's word for it.
         keys, values: what came by, per layer [batch, kv_heads, N, head_dim].
-        masks: which keys the model shows to each query, per layer [batch, N, N].
+        masks: which keys the model shows to each query, per layer [batch, queries, keys].
     """
 
     mixtures: list[Mixture] | None = None
     twin_keys: Sequence[Tensor] | None = None
     twin_values: Sequence[Tensor] | None = None
     image: slice = field(default_factory=lambda: slice(0))
+    reading: Sequence[int] = ()
     prompt: int | None = None
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
@@ -72,25 +76,27 @@ def _plain_attention(module, query, key, value, attention_mask, scaling=None, so
         visible = visible & ((k < state.prompt) | (k <= q))
     state.keys[layer], state.values[layer], state.masks[layer] = key.detach().clone(), value.detach().clone(), visible
     shown = visible.to(query)
+    gated = state.mixtures is not None and layer in state.reading
+    place = state.reading.index(layer) if gated else None
 
     outputs = []
     for head in range(heads):
         real_k, real_v = key[:, head // group], value[:, head // group]
         scores = query[:, head] @ real_k.transpose(1, 2) * scale
-        if state.mixtures is None:
+        if not gated:
             outputs.append(_average(_cap(scores, softcap), shown, real_v))
             continue
-        # No twin outside the image span: dense() leaves no weight on those places.
+        # No twin outside the picture: dense() leaves no weight on those places.
         twin_k, twin_v = torch.zeros_like(real_k), torch.zeros_like(real_v)
         if state.twin_keys is not None:
-            twin_k[:, state.image] = state.twin_keys[layer][head // group].to(query)
-            twin_v[:, state.image] = state.twin_values[layer][head // group].to(query)
+            twin_k[:, state.image] = state.twin_keys[place][head // group].to(query)
+            twin_v[:, state.image] = state.twin_values[place][head // group].to(query)
         both = _cap(torch.cat([scores, query[:, head] @ twin_k.transpose(1, 2) * scale], -1), softcap)
         values = torch.cat([real_v, twin_v], 1)
         total = 0
         for mixture in state.mixtures:
-            amounts = torch.cat([mixture.real[:, layer, head] * shown, mixture.twin[:, layer, head] * shown], -1)
-            total = total + mixture.share[:, layer, head, :, None] * _average(both, amounts, values)
+            amounts = torch.cat([mixture.real[:, place, head] * shown, mixture.twin[:, place, head] * shown], -1)
+            total = total + mixture.share[:, place, head, :, None] * _average(both, amounts, values)
         outputs.append(total)
     return torch.stack(outputs, 2), None
 
@@ -141,35 +147,63 @@ def keys_values(lvlm, picture, question: str) -> tuple[list[Tensor], list[Tensor
     return [state.keys[layer][0] for layer in layers], [state.values[layer][0] for layer in layers]
 
 
+def picture_keys_values(lvlm, picture, question: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Those of the picture alone, per layer that reads it [kv_heads, image, head_dim]."""
+    keys, values = keys_values(lvlm, picture, question)
+    image, reading = _image(lvlm, lvlm.inputs([picture], question)), _reading(lvlm)
+    if _crosses(lvlm):
+        return [keys[layer] for layer in reading], [values[layer] for layer in reading]
+    return [k[:, image] for k in keys], [v[:, image] for v in values]
+
+
+def _crosses(lvlm) -> bool:
+    return hasattr(lvlm.decoder.config, "cross_attention_layers")
+
+
+def _reading(lvlm) -> list[int]:
+    """The layers that read the picture."""
+    config = lvlm.decoder.config
+    return sorted(config.cross_attention_layers) if _crosses(lvlm) else list(range(config.num_hidden_layers))
+
+
+def _image(lvlm, inputs: dict[str, Tensor]) -> slice:
+    """First to last image position."""
+    places = (inputs["input_ids"][0] == lvlm.image_token).nonzero().flatten().tolist()
+    return slice(places[0], places[-1] + 1)
+
+
 def masks(lvlm, picture, question: str) -> list[Tensor]:
-    """Which keys an untouched run shows to each query, per layer [N, N]."""
+    """Which keys an untouched run shows to each query, per layer [queries, keys]."""
     state = _untouched(lvlm, picture, question)
     return [state.masks[layer][0] for layer in sorted(state.masks)]
 
 
-def dense(gates: Sequence[Gate], *, batch: int, layers: int, heads: int, length: int, image: slice, dtype: torch.dtype) -> list[Mixture]:
-    """Write the gates out edge by edge, from the words of their documentation."""
-    shape = (batch, layers, heads, length)
-    terms = [Mixture(torch.ones(shape, dtype=dtype), torch.ones(*shape, length, dtype=dtype), torch.ones(*shape, length, dtype=dtype))]
-    kept = [torch.ones(*shape, length, dtype=dtype)]  # per term: how much of each real key the baseline gates leave
-    in_image = torch.zeros(length, dtype=dtype)
+def dense(
+    gates: Sequence[Gate], *, batch: int, layers: int, heads: int, queries: int, keys: int, first: int, image: slice, dtype: torch.dtype
+) -> list[Mixture]:
+    """Write the gates out edge by edge, from the words of their documentation.
+
+    Args:
+        first: the first query that gates act on.
+        image: where the picture stands among the keys.
+    """
+    shape = (batch, layers, heads, queries)
+    terms = [Mixture(torch.ones(shape, dtype=dtype), torch.ones(*shape, keys, dtype=dtype), torch.ones(*shape, keys, dtype=dtype))]
+    kept = [torch.ones(*shape, keys, dtype=dtype)]  # per term: how much of each real key the baseline gates leave
+    in_image = torch.zeros(keys, dtype=dtype)
     in_image[image] = 1
     for gate in gates:
         rows = torch.zeros(shape, dtype=dtype)
-        rows[..., image.stop :] = 1  # nothing before the end of the picture is ever changed
+        rows[..., first:] = 1  # nothing before the end of the picture is ever changed
         if gate.heads is not None:
             rows = rows * gate.heads.to(dtype)[:, :, :, None]
         if gate.queries is not None:
-            amounts = torch.zeros(batch, length, dtype=dtype)
-            amounts[:, image.stop :] = gate.queries.to(dtype)
+            amounts = torch.zeros(batch, queries, dtype=dtype)
+            amounts[:, first:] = gate.queries.to(dtype)
             rows = rows * amounts[:, None, None, :]
         if gate.layers is not None:
             rows = rows * gate.layers.to(dtype)[None, :, None, None]
-        if gate.keys is None:
-            keys = in_image.expand(batch, length)
-        else:
-            keys = gate.keys.to(dtype) if gate.keys.ndim == 2 else gate.keys.to(dtype).expand(batch, length)
-        cut = keys[:, None, None, None, :]
+        cut = (in_image if gate.keys is None else gate.keys.to(dtype)).expand(batch, keys)[:, None, None, None, :]
         after, after_kept = [], []
         for term, left in zip(terms, kept, strict=True):
             intact = Mixture(term.share * (1 - rows), term.real, term.twin)
@@ -203,14 +237,17 @@ def answer_logits(
     inputs = lvlm.inputs([picture] * batch, question)
     prompt = inputs["input_ids"].shape[1]
     inputs = {name: _prolonged(name, x, prompt, answer[:-1]) for name, x in inputs.items()}
-    ids = inputs["input_ids"][0].tolist()
-    places = [i for i, token in enumerate(ids) if token == lvlm.image_token]
-    image = slice(places[0], places[-1] + 1)
-    mixtures = dense(gates, batch=batch, layers=lvlm.layers, heads=lvlm.heads, length=len(ids), image=image, dtype=lvlm.dtype)
+    length, image, reading = inputs["input_ids"].shape[1], _image(lvlm, inputs), _reading(lvlm)
+    keys, first = length, image.stop
+    if _crosses(lvlm):
+        keys, first = _untouched(lvlm, picture, question).keys[reading[0]].shape[2], 0
+        image, prompt = slice(0, keys), None
+    heads = lvlm.decoder.config.num_attention_heads
+    mixtures = dense(gates, batch=batch, layers=len(reading), heads=heads, queries=length, keys=keys, first=first, image=image, dtype=lvlm.dtype)
     if baseline is None:
         for mixture in mixtures:
             mixture.twin = torch.zeros_like(mixture.twin)
-    with torch.no_grad(), _plain(lvlm.decoder, _State(mixtures, *(baseline or (None, None)), image=image, prompt=prompt)):
+    with torch.no_grad(), _plain(lvlm.decoder, _State(mixtures, *(baseline or (None, None)), image=image, reading=reading, prompt=prompt)):
         return lvlm.model(**inputs, use_cache=False).logits[:, -len(answer) :]
 
 

@@ -29,8 +29,6 @@ from tests.families import FAMILIES, QUESTION, Family
 
 TOLERANCE = 1e-5
 FORWARDS = 3
-CROSS = [name for name, family in FAMILIES.items() if family.prefix == "cross"]
-IN_SEQUENCE = [name for name in FAMILIES if name not in CROSS]
 # Their processors bring every picture to one size.
 ONE_SIZE = {"llava", "gemma3", "paligemma", "paligemma2"}
 # Their picture tokens see one another both ways.
@@ -68,7 +66,7 @@ class Case:
         """The picture's keys and values in a stock run, by the answer key; seed 0 is a grey picture."""
         if seed not in self.twins:
             shown = self.picture(seed) if seed else np.full((*self.family.size[::-1], 3), GREY, np.uint8)
-            self.twins[seed] = tuple([part[:, self.capture.image] for part in parts] for parts in reference.keys_values(self.lvlm, shown, QUESTION))
+            self.twins[seed] = reference.picture_keys_values(self.lvlm, shown, QUESTION)
         return self.twins[seed]
 
     def errors(self, gates: list[Gate], baseline: Baseline, twins: tuple[list, list] | None) -> tuple[float, float]:
@@ -94,7 +92,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     return case
 
 
-@pytest.fixture(scope="module", params=IN_SEQUENCE)
+@pytest.fixture(scope="module", params=list(FAMILIES))
 def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
     return cases(request.param)
 
@@ -105,7 +103,8 @@ class Draw:
     def __init__(self, capture: Capture, seed: int = 0) -> None:
         self.random = torch.Generator().manual_seed(seed)
         self.shape = (FORWARDS, capture.lvlm.layers, capture.lvlm.heads)
-        self.suffix, self.image, self.roles = capture.suffix, capture.image, capture.roles
+        self.suffix, self.positions, self.image = capture.suffix, capture.key_positions, capture.key_image
+        self.roles = capture.roles[-capture.suffix :]
 
     def real(self, *shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=self.random)
@@ -114,7 +113,7 @@ class Draw:
         return (self.real(*shape) < 0.5).float()
 
     def image_keys(self, amounts: torch.Tensor) -> torch.Tensor:
-        keys = torch.zeros(*amounts.shape[:-1], len(self.roles))
+        keys = torch.zeros(*amounts.shape[:-1], self.positions)
         keys[..., self.image] = amounts
         return keys
 
@@ -123,14 +122,18 @@ class Draw:
         return self.image.stop - self.image.start
 
     @property
-    def question(self) -> torch.Tensor:
-        """The question's keys."""
-        return torch.tensor([float(role == "question") for role in self.roles])
+    def source(self) -> torch.Tensor:
+        """The question's keys; where only the picture has keys, those of its first half."""
+        if self.image == slice(0, self.positions):
+            return (torch.arange(self.positions) < self.positions / 2).float()
+        keys = torch.zeros(self.positions)
+        keys[-self.suffix :] = torch.tensor([float(role == "question") for role in self.roles])
+        return keys
 
     @property
     def answering(self) -> torch.Tensor:
         """The queries after the question."""
-        return torch.tensor([float(role in ("role", "final")) for role in self.roles[self.image.stop :]])
+        return torch.tensor([float(role in ("role", "final")) for role in self.roles])
 
 
 GATES: dict[str, Callable[[Draw], list[Gate]]] = {
@@ -142,11 +145,11 @@ GATES: dict[str, Callable[[Draw], list[Gate]]] = {
     "some image keys": lambda d: [Gate(keys=d.image_keys(d.bits(FORWARDS, d.width)))],
     "some image keys closed": lambda d: [Gate("nothing", keys=d.image_keys(d.bits(FORWARDS, d.width)))],
     "image keys, weights between": lambda d: [Gate(keys=d.image_keys(d.real(d.width)))],
-    "question closed": lambda d: [Gate("nothing", queries=d.answering, keys=d.question)],
+    "question to answer closed": lambda d: [Gate("nothing", queries=d.answering, keys=d.source)],
     "layers": lambda d: [Gate(layers=torch.tensor([0.0, *[1.0] * (d.shape[1] - 1)]))],
     "layers closed, amounts between": lambda d: [Gate("nothing", layers=d.real(d.shape[1]))],
     "every factor": lambda d: [Gate(heads=d.bits(*d.shape), queries=d.bits(FORWARDS, d.suffix), keys=d.image_keys(d.real(d.width)), layers=d.real(d.shape[1]))],
-    "heads and closed question": lambda d: [Gate(heads=d.bits(*d.shape)), Gate("nothing", queries=d.answering, keys=d.question)],
+    "heads, and question to answer closed": lambda d: [Gate(heads=d.bits(*d.shape)), Gate("nothing", queries=d.answering, keys=d.source)],
     "two that mix": lambda d: [Gate(heads=d.real(*d.shape)), Gate("nothing", queries=d.real(d.suffix))],
 }
 
@@ -154,7 +157,7 @@ GATES: dict[str, Callable[[Draw], list[Gate]]] = {
 def test_the_folder_says_what_was_loaded(case):
     config = json.loads((case.folder / "config.json").read_text())
     text = config["text_config"]
-    assert case.lvlm.layers == text["num_hidden_layers"]
+    assert case.lvlm.layers == len(text.get("cross_attention_layers", range(text["num_hidden_layers"])))
     assert case.lvlm.heads == text["num_attention_heads"]
     assert case.lvlm.kv_heads == text["num_key_value_heads"]
     assert type(case.lvlm.model).__name__ == config["architectures"][0]
@@ -175,6 +178,9 @@ def test_the_picture_enters_inside_its_span_and_nowhere_else(case):
     assert token not in capture.input_ids[: capture.image.start] + capture.input_ids[capture.image.stop :]
     differs = (capture.embeddings != other.embeddings).any(-1)[0].tolist()
     assert capture.input_ids == other.input_ids
+    if case.family.prefix == "cross":
+        assert not any(differs)
+        return
     pictured = [at for at, one in enumerate(capture.input_ids) if one == token]
     assert not [at for at, moved in enumerate(differs) if moved and at not in pictured]
     # Newline features are image tokens that no pixel moves.
@@ -199,8 +205,11 @@ def test_checks(case):
     assert checks.identity < TOLERANCE
     assert checks.swap < TOLERANCE
     assert checks.effect > 1e-2
-    assert (checks.prefix < TOLERANCE) == (case.family.prefix == "shared")
-    assert checks.prefix < TOLERANCE or checks.prefix > 1e-3
+    assert case.capture.mode == case.family.prefix
+    if case.family.prefix == "cross":
+        assert checks.prefix is None
+    else:
+        assert checks.prefix < TOLERANCE if case.family.prefix == "shared" else checks.prefix > 1e-3
 
 
 def test_the_mask_of_the_answer_key_is_the_one_that_the_config_describes(case):
@@ -208,8 +217,16 @@ def test_the_mask_of_the_answer_key_is_the_one_that_the_config_describes(case):
     text = case.lvlm.model.config.get_text_config()
     image, length = case.capture.image, len(case.capture.input_ids)
     query, key = torch.arange(length)[:, None], torch.arange(length)[None]
-    kinds = getattr(text, "layer_types", None) or ["sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"] * case.lvlm.layers
-    for kind, mask in zip(kinds, reference.masks(case.lvlm, case.picture(1), QUESTION), strict=True):
+    crossing = getattr(text, "cross_attention_layers", ())
+    every = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+    kinds = getattr(text, "layer_types", None) or [every] * text.num_hidden_layers
+    for layer, (kind, mask) in enumerate(zip(kinds, reference.masks(case.lvlm, case.picture(1), QUESTION), strict=True)):
+        if layer in crossing:  # tiles that the picture fills; the tokens before it are shown the others too, whatever they hold
+            tiles = case.lvlm.inputs([case.picture(1)], QUESTION)["cross_attention_mask"][0, :, 0].bool()
+            tiles = tiles.repeat_interleave(mask.shape[1] // tiles.shape[1], 1)
+            assert not tiles.all()
+            assert torch.equal(mask, tiles | ~tiles.any(1, keepdim=True))
+            continue
         window = text.sliding_window if kind == "sliding_attention" else length
         expected = (key <= query) & (key > query - window)
         if case.family.prefix == "recomputed":
@@ -297,7 +314,6 @@ def test_pictures_of_other_shapes(case):
     if case.family.name in ONE_SIZE:
         assert wide.image == tall.image == case.capture.image
         return
-    lengths = {one.image.stop - one.image.start for one in (wide, tall)}
     for one, another in ((wide, tall), (tall, wide)):
         masks = np.ones((1, case.lvlm.layers, case.lvlm.heads), bool)
         with pytest.raises(HeadflowError, match="image size"):
@@ -306,7 +322,8 @@ def test_pictures_of_other_shapes(case):
             mean_baseline([one, another])
         stock = run_masks(one, masks, baseline="blank")
         assert abs(stock[0] - float(one.logits.max())) < TOLERANCE * float(one.logits.abs().max())
-    assert len(lengths) == 2 or wide.position_ids.ndim == 3  # M-RoPE: as many tokens at other places
+    # Under M-RoPE as many tokens stand at other places; under cross-attention tiles that a picture does not fill stay, unseen.
+    assert wide.image != tall.image or wide.position_ids.ndim == 3 or case.family.prefix == "cross"
 
 
 def test_the_model_answers_as_before(case):
