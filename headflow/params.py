@@ -25,20 +25,77 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class ColumnParams(Group):
+    """Which column says what. A name other than the one given here must exist; id, category, style, mask and split may be absent."""
+
+    id: str = Field("id", min_length=1, description="column with a name of the row, each once")
+    image: str = Field("image", min_length=1, description="column with the picture")
+    question: str = Field("question", min_length=1, description="column with the question")
+    answer: str = Field("answer", min_length=1, description="column with the true answer")
+    category: str = Field("category", min_length=1, description="column with what kind of thing it is; becomes the label meaning_category")
+    style: str = Field("style", min_length=1, description="column with how it is drawn or taken; becomes the label looks_style")
+    mask: str = Field("mask", min_length=1, description="column with a black and white picture of the main object's pixels")
+    split: str = Field("split", min_length=1, description="column that says 'explain' or 'reference'")
+
+
+class FolderParams(Group):
+    """Pictures in a folder with a manifest (source folder)."""
+
+    manifest: str = Field("manifest.csv", min_length=1, description="table inside examples.path, one question a row: .csv, .jsonl or .parquet")
+    columns: ColumnParams = Field(default_factory=ColumnParams, description="names of the manifest's columns")
+    meaning: list[str] = Field([], description="further columns that say what a picture means; become labels meaning_<column>")
+    looks: list[str] = Field([], description="further columns that say how a picture looks; become labels looks_<column>")
+
+
+class CocoParams(Group):
+    """Pictures annotated in COCO's instances format (source coco)."""
+
+    annotations: str = Field("annotations/instances.json", min_length=1, description="instances file inside examples.path")
+    images: str = Field("images", min_length=1, description="folder of the pictures inside examples.path")
+    question: str = Field("What is the main object in the image? Answer with one word.", min_length=1, description="what is asked about each picture")
+    least_share: float = Field(0.1, gt=0.0, le=1.0, description="least share of the picture that its main object, the largest instance, takes")
+    rival_share: float = Field(0.5, gt=0.0, le=1.0, description="every other instance is smaller than this share of the main object")
+
+
+class HuggingFaceParams(Group):
+    """A data set of the Hugging Face hub, or a local folder that `datasets` reads (source huggingface)."""
+
+    id: str | None = Field(None, min_length=1, description="id on the hub, or a local folder")
+    config: str | None = Field(None, description="configuration of the data set; null = its only or default one")
+    split: str = Field("train", min_length=1, description="split of the data set to draw from")
+    revision: str | None = Field(None, description="commit, tag or branch on the hub; a commit makes the run repeatable")
+    shuffle_buffer: int = Field(1000, ge=1, le=1_000_000, description="rows held while shuffling the stream; 1 = the data set's own order")
+    question: str | None = Field(None, min_length=1, description="what is asked about every picture; null = the question column")
+    columns: ColumnParams = Field(default_factory=ColumnParams, description="names of the data set's columns")
+    meaning: list[str] = Field([], description="further columns that say what a picture means; become labels meaning_<column>")
+    looks: list[str] = Field([], description="further columns that say how a picture looks; become labels looks_<column>")
+
+
 class ExamplesParams(Group):
     """Which pictures and questions (stage prepare_examples)."""
 
-    source: Literal["scenes"] = Field("scenes", description="where examples come from")
-    questions: list[QuestionKind] = Field(["object"], min_length=1, description="question kinds asked about each scene")
-    count: int = Field(48, ge=2, le=100_000, description="scenes to explain")
-    references: int = Field(64, ge=2, le=10_000, description="further scenes, for the baselines only")
-    seed: Seed = Field(0, description="seed of the scenes")
+    source: Literal["scenes", "folder", "coco", "huggingface"] = Field("scenes", description="where examples come from; see docs/data.md")
+    questions: list[QuestionKind] = Field(["object"], min_length=1, description="scenes only: question kinds asked about each scene")
+    count: int = Field(48, ge=2, le=100_000, description="pictures to explain")
+    references: int = Field(64, ge=2, le=10_000, description="further pictures, for the baselines only")
+    seed: Seed = Field(0, description="seed of the scenes, or of the choice of pictures")
+    path: str = Field("data/pictures", min_length=1, description="folder and coco: where the pictures are; an input of the stage, so it has to exist")
+    picture_size: Annotated[list[Annotated[int, Field(ge=1, le=8192)]], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="all but scenes: [width, height] that pictures are cut (at the centre) and scaled to, pixels; null = as they are"
+    )
+    on_bad_example: Literal["stop", "skip"] = Field("stop", description="all but scenes: stop at faulty rows, or leave them out and list them in the report")
+    max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="all but scenes: a picture with more pixels is refused, unopened")
     scenes: SceneSettings = Field(default_factory=SceneSettings, description="how scenes are rendered")
+    folder: FolderParams = Field(default_factory=FolderParams, description="a folder of pictures with a manifest")
+    coco: CocoParams = Field(default_factory=CocoParams, description="pictures with COCO annotations")
+    huggingface: HuggingFaceParams = Field(default_factory=HuggingFaceParams, description="a data set of the Hugging Face hub")
 
     @model_validator(mode="after")
-    def _no_repeated_question(self) -> "ExamplesParams":
+    def _consistent(self) -> "ExamplesParams":
         if len(set(self.questions)) < len(self.questions):
             raise ValueError("a question kind is listed twice")
+        if self.source == "huggingface" and self.huggingface.id is None:
+            raise ValueError("source is huggingface, but huggingface.id names no data set")
         return self
 
 

@@ -79,16 +79,25 @@ EXAMPLES = Table(
     {
         "id": _ID,
         "split": Column(_TEXT, "'explain': to be explained; 'reference': only for baselines"),
-        "scene": Column(_INT, "index of the scene in its split"),
-        "image": Column(_BYTES, "the picture, PNG"),
-        "question_kind": Column(_TEXT, "object, colour, count, colour_of, exists or description"),
+        "scene": Column(_INT, "index of the picture in its split"),
+        "image": Column(_BYTES, "the picture, RGB PNG"),
+        "question_kind": Column(_TEXT, "object, colour, count, colour_of, exists or description; 'asked' where the question came with the picture"),
         "question": Column(_TEXT, "the user's text"),
         "answer": Column(_TEXT, "the true answer"),
-        "object_count": Column(_INT, "objects in the picture"),
-        "description": Column(_TEXT, "the true description"),
-        "objects": Column(pl.List(OBJECT), "every object with its exact pixel mask (1-bit PNG), pixels"),
+        "object_count": Column(_INT, "objects in the picture; null where it is not known"),
+        "description": Column(_TEXT, "the true description; null where there is none"),
+        "objects": Column(pl.List(OBJECT), "the known objects, each with its exact pixel mask (1-bit PNG of the picture's size), pixels; may be empty"),
     },
     extra=("meaning_", "looks_"),
+)
+
+SKIPPED = Table(
+    "skipped",
+    {
+        "row": Column(_INT, "row of the manifest as its faults name it; place in COCO's list of images; place in the stream"),
+        "id": Column(_TEXT, "the row's id, or its picture's name; null where neither is known"),
+        "reason": Column(_TEXT, "what is wrong with it"),
+    },
 )
 
 FEATURES = Table(
@@ -232,6 +241,6 @@ SEPARATION = Table(
 )
 
 ALL_TABLES = (
-    EXAMPLES, FEATURES, ATTENTION, MASKS, TARGETS, ATTRIBUTIONS, FITS, PREDICTIONS, HEAD_SUMMARY, GROWTH,
+    EXAMPLES, SKIPPED, FEATURES, ATTENTION, MASKS, TARGETS, ATTRIBUTIONS, FITS, PREDICTIONS, HEAD_SUMMARY, GROWTH,
     HEAD_CLUSTERS, PROFILES, EXAMPLE_MAP, SEPARATION,
 )  # fmt: skip

@@ -1,23 +1,31 @@
-"""Pictures, questions and true answers, with the exact mask of every object."""
+"""Pictures, questions and true answers; rows of the user's data that were left out."""
 
 import polars as pl
 
-from headflow.datasets.scenes.examples import make_examples
+from headflow.datasets.sources import make_examples
 from headflow.files import write_json
 from headflow.params import Params
-from headflow.tables import EXAMPLES
+from headflow.tables import EXAMPLES, SKIPPED
 from stages import paths
 from stages.door import enter
 
 
 def main(params: Params) -> None:
-    settings = params.examples
-    examples = make_examples(settings.scenes, kinds=settings.questions, count=settings.count, references=settings.references, seed=settings.seed)
+    examples, skipped = make_examples(params.examples)
     EXAMPLES.write(examples, paths.EXAMPLES)
-    explain = examples.filter(pl.col("split") == "explain")
+    SKIPPED.write(skipped, paths.DATA / "skipped.parquet")
+    explain, references = (examples.filter(pl.col("split") == split) for split in ("explain", "reference"))
+    # pictures without names go by their answers
+    names = explain["meaning_name" if "meaning_name" in explain.columns else "answer"]
     write_json(
         paths.metrics("prepare_examples"),
-        {"scenes": settings.count, "references": settings.references, "examples": len(explain), "object_names": explain["meaning_name"].n_unique()},
+        {
+            "scenes": explain["scene"].n_unique(),
+            "references": references["scene"].n_unique(),
+            "examples": len(explain),
+            "object_names": names.drop_nulls().n_unique(),
+            "skipped": len(skipped),
+        },
     )
 
 
