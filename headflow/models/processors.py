@@ -5,11 +5,14 @@ it (Qwen-VL, LLaVA-OneVision, InternVL, SmolVLM …). headflow shows pictures on
 torch each: where it is missing, such a processor is put together from its parts, all but the one for videos.
 """
 
+import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoProcessor, ImageProcessingMixin, ProcessorMixin
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, PROCESSOR_MAPPING_NAMES, model_type_to_module_name, processor_class_from_name
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.processing_utils import MODALITY_TO_AUTOPROCESSOR_MAPPING
 from transformers.utils import PushToHubMixin, is_torchvision_available
@@ -17,6 +20,7 @@ from transformers.utils import PushToHubMixin, is_torchvision_available
 from headflow.errors import HeadflowError
 
 VIDEO = "video_processor"
+
 
 class NoVideos(PushToHubMixin):
     """Stands where a video processor would; keeps the settings of the one in the checkpoint, so that saving loses nothing."""
@@ -31,7 +35,7 @@ class NoVideos(PushToHubMixin):
         raise HeadflowError("videos need torchvision, which is not installed; headflow shows pictures only")
 
     def __getattr__(self, name: str) -> Any:
-        # Some chat templates ask for the number of frames before they know whether there is a video.
+        # SmolVLM's chat template asks for the number of frames whether or not there is a video.
         if name.startswith("_") or name == "settings":
             raise AttributeError(name)
         return self.settings.get(name)
@@ -52,14 +56,14 @@ def load_processor(source: str | Path, *, revision: str | None = None, trust_rem
         HeadflowError: the processor needs a package that is not installed, or is none for pictures and text.
         OSError, ValueError: it cannot be found or read, as transformers says it.
     """
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        kind = None if is_torchvision_available() else _processor_class(source, revision, trust_remote_code)
+        kind = None if is_torchvision_available() else _processor_class(source, **options)
         if kind is not None and VIDEO in kind.get_attributes():
-            processor = _without_videos(kind, source, revision, trust_remote_code)
+            processor = _without_videos(kind, source, **options)
         else:
-            processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+            processor = (kind or AutoProcessor).from_pretrained(source, **options)
     except ImportError as error:
-        # transformers spreads its message over several lines.
         reason = " ".join(str(error).split())
         raise HeadflowError(f"the processor of model {str(source)!r} needs a package that is not installed: {reason}") from error
     if not isinstance(processor, ProcessorMixin):
@@ -88,6 +92,18 @@ def assemble(kind: type[ProcessorMixin], parts: dict[str, Any], settings: dict[s
     return processor
 
 
+def _without_videos(kind: type[ProcessorMixin], source: str | Path, revision: str | None, trust_remote_code: bool) -> ProcessorMixin:
+    """``kind.from_pretrained``, without the video processor."""
+    settings, _ = kind.get_processor_dict(source, revision=revision)
+    names = [name for name in kind.get_attributes() if name != VIDEO]
+    if unknown := [name for name in names if name not in MODALITY_TO_AUTOPROCESSOR_MAPPING]:
+        raise HeadflowError(f"{kind.__name__} of model {str(source)!r} needs torchvision, which is not installed, for {', '.join(unknown)}")
+    # Not transformers.AutoImageProcessor: up to 5.17 that name asks for torchvision, the class behind it does not.
+    loaders = {name: MODALITY_TO_AUTOPROCESSOR_MAPPING[name] for name in names}
+    parts = {name: loader.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code) for name, loader in loaders.items()}
+    return assemble(kind, parts, settings)
+
+
 def _processor_class(source: str | Path, revision: str | None, trust_remote_code: bool) -> type[ProcessorMixin] | None:
     """The transformers class of the processor, found in the order of ``AutoProcessor``; None = leave it to ``AutoProcessor``."""
     settings, _ = ProcessorMixin.get_processor_dict(source, revision=revision)
@@ -106,16 +122,24 @@ def _processor_class(source: str | Path, revision: str | None, trust_remote_code
     else:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         kind = PROCESSOR_MAPPING.get(type(config))
+    if getattr(kind, "is_dummy", False):
+        kind = _unguarded(kind.__name__)
     return kind if isinstance(kind, type) and issubclass(kind, ProcessorMixin) else None
 
 
-def _without_videos(kind: type[ProcessorMixin], source: str | Path, revision: str | None, trust_remote_code: bool) -> ProcessorMixin:
-    """``kind.from_pretrained``, without the video processor."""
-    settings, _ = kind.get_processor_dict(source, revision=revision)
-    names = [name for name in kind.get_attributes() if name != VIDEO]
-    if unknown := [name for name in names if name not in MODALITY_TO_AUTOPROCESSOR_MAPPING]:
-        raise HeadflowError(f"{kind.__name__} of model {str(source)!r} needs torchvision, which is not installed, for {', '.join(unknown)}")
-    # Not transformers.AutoImageProcessor: up to 5.17 that name asks for torchvision, the class behind it does not.
-    loaders = {name: MODALITY_TO_AUTOPROCESSOR_MAPPING[name] for name in names}
-    parts = {name: loader.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code) for name, loader in loaders.items()}
-    return assemble(kind, parts, settings)
+def _unguarded(name: str) -> type | None:
+    """A processor class that transformers hides because torchvision is missing, straight from its file.
+
+    Pixtral's is hidden so, though all that it takes from the file of its image processor stands in the file without torchvision too.
+    """
+    for model_type, names in PROCESSOR_MAPPING_NAMES.items():
+        module = model_type_to_module_name(model_type)
+        file, images, plain = (f"transformers.models.{module}.{part}_{module}" for part in ("processing", "image_processing", "image_processing_pil"))
+        if name not in names or find_spec(file) is None or find_spec(plain) is None:
+            continue
+        sys.modules[images] = import_module(plain)
+        try:
+            return getattr(import_module(file), name)
+        finally:
+            del sys.modules[images]
+    return None
