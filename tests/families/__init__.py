@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 QUESTION = "What is the main object?"
@@ -19,7 +18,8 @@ class Family:
         name: short snake_case name.
         build: saves a random checkpoint in the folder and returns it.
         size: width and height, in pixels, of a picture that exercises its tiling.
-        prefix: ``shared``, or ``recomputed`` where the text after the picture changes keys and values before it.
+        prefix: ``shared``; ``recomputed`` where the text after the picture changes keys and values before it; ``cross`` where the
+            picture is read by cross-attention.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Family:
 @cache
 def families() -> dict[str, Family]:
     """All families by name; each module of this package lists its own as ``FAMILIES``."""
-    modules = [import_module(f"{__name__}.{name}") for name in _MODULES if find_spec(f"{__name__}.{name}")]
+    modules = [import_module(f"{__name__}.{name}") for name in _MODULES]
     return {family.name: family for module in modules for family in module.FAMILIES}
 
 
