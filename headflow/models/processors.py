@@ -121,7 +121,7 @@ def _processor_class(source: str | Path, revision: str | None, trust_remote_code
         kind = processor_class_from_name(name)
     else:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        kind = PROCESSOR_MAPPING.get(type(config))
+        kind = PROCESSOR_MAPPING.get(type(config), None)
     if getattr(kind, "is_dummy", False):
         kind = _unguarded(kind.__name__)
     return kind if isinstance(kind, type) and issubclass(kind, ProcessorMixin) else None
