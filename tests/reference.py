@@ -233,7 +233,10 @@ def answer_logits(
     lvlm, picture, question: str, answer: Sequence[int], gates: Sequence[Gate] = (), *, baseline: tuple[list[Tensor], list[Tensor]] | None = None,
     batch: int = 1,
 ) -> Tensor:  # fmt: skip
-    """Logits [batch, answer, vocabulary] that predict each token of ``answer`` from those before it; its last token is not fed."""
+    """Logits [batch, answer, vocabulary] that predict each token of ``answer`` from those before it; its last token is not fed.
+
+    They can be differentiated in the factors of the gates that ask for it.
+    """
     inputs = lvlm.inputs([picture] * batch, question)
     prompt = inputs["input_ids"].shape[1]
     inputs = {name: _prolonged(name, x, prompt, answer[:-1]) for name, x in inputs.items()}
@@ -247,7 +250,11 @@ def answer_logits(
     if baseline is None:
         for mixture in mixtures:
             mixture.twin = torch.zeros_like(mixture.twin)
-    with torch.no_grad(), _plain(lvlm.decoder, _State(mixtures, *(baseline or (None, None)), image=image, reading=reading, prompt=prompt)):
+    differentiate = any(factor is not None and factor.requires_grad for gate in gates for factor in (gate.heads, gate.queries, gate.keys, gate.layers))
+    with (
+        torch.set_grad_enabled(differentiate),
+        _plain(lvlm.decoder, _State(mixtures, *(baseline or (None, None)), image=image, reading=reading, prompt=prompt)),
+    ):
         return lvlm.model(**inputs, use_cache=False).logits[:, -len(answer) :]
 
 

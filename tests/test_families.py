@@ -14,13 +14,15 @@ import torch
 from PIL import Image
 
 import headflow
-from headflow.ablation import run_gates, run_masks
+from headflow import attention
+from headflow.ablation import gate_gradients, run_gates, run_masks
 from headflow.attribution.masks import sample_masks
 from headflow.checks import check_intervention
 from headflow.errors import HeadflowError
 from headflow.gates import Gate, ablate_heads
 from headflow.models.baselines import GREY, Baseline, blank_baseline, closed_baseline, mean_baseline, swap_baseline
 from headflow.models.capture import Capture
+from headflow.models.features import image_attention
 from headflow.models.lvlm import LVLM
 from headflow.suffix import make_bank, prepared, run_suffix
 from headflow.targets import Target
@@ -259,6 +261,49 @@ def test_head_ablation(case, kind):
     error, moved = case.errors([ablate_heads(masks, baseline.reads)], baseline, twins)
     assert error < TOLERANCE
     assert moved > 1e-2
+
+
+@pytest.mark.parametrize("path", ["many keys", "a GPU's"])
+def test_head_ablation_on_the_other_paths(case, path, monkeypatch):
+    """The way that is taken on a CPU where there are many image tokens, and the one on a GPU."""
+    if path == "many keys":
+        monkeypatch.setattr(attention, "_FLASH_FROM_KEYS", 1)
+    else:
+        monkeypatch.setattr(attention, "_can_group", lambda *args: False)
+    masks = Draw(case.capture, seed=5).bits(FORWARDS, case.lvlm.layers, case.lvlm.heads)
+    for baseline, twins in ((swap_baseline(case.other), case.seen(2)), (closed_baseline(), None)):
+        error, _ = case.errors([ablate_heads(masks, baseline.reads)], baseline, twins)
+        assert error < TOLERANCE
+
+
+def test_gate_gradients(case):
+    masks = Draw(case.capture, seed=6).bits(2, case.lvlm.layers, case.lvlm.heads)
+    token = case.capture.greedy_token()
+    targets, found = gate_gradients(case.capture, masks, baseline=swap_baseline(case.other), target=Target("logit", token))
+    corners = masks.clone().requires_grad_(True)
+    expected = reference.logits(case.lvlm, case.capture.picture, QUESTION, [ablate_heads(corners)], baseline=case.seen(2), batch=2)[:, token]
+    (gradients,) = torch.autograd.grad(expected.sum(), corners)
+    assert reference.relative(torch.from_numpy(targets), expected.detach()) < TOLERANCE
+    assert reference.relative(torch.from_numpy(found), gradients) < 10 * TOLERANCE
+
+
+def test_attention_to_the_picture(case):
+    """Against the weights that transformers' own eager attention hands out."""
+    eager = headflow.load(case.folder, attn="eager")
+    weights = eager.model(**eager.inputs([case.picture(1)], QUESTION), output_attentions=True).attentions
+    assert len(weights) == case.lvlm.decoder_layers
+    reading = case.lvlm.image_layers or range(len(weights))
+    shares = torch.stack([weights[layer][0, :, -case.capture.suffix :, case.capture.key_image].sum(-1) for layer in reading])
+    found = image_attention(case.capture)
+    assert torch.allclose(found.final, shares[..., -1], atol=1e-5)
+    assert torch.allclose(found.suffix, shares.mean(-1), atol=1e-5)
+
+
+def test_bfloat16(case):
+    """Swap and identity hold to the rounding of half precision."""
+    half = headflow.load(case.folder, dtype="bfloat16")
+    check_intervention(*(half.capture(case.picture(seed), QUESTION) for seed in (1, 2)))
+    assert half.prefix_mode == case.family.prefix
 
 
 @pytest.mark.parametrize("kind", GATES)
