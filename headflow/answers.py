@@ -3,7 +3,7 @@
 from typing import Any
 
 from headflow.errors import HeadflowError
-from headflow.prompts import chat
+from headflow.prompts import prompt_text
 
 
 def adds_specials(processor: Any, text: str) -> bool:
@@ -20,7 +20,7 @@ def answer_tokens(processor: Any, question: str, answer: str) -> list[int]:
     """
     tokenizer = processor.tokenizer
     # After a role's colon the answer begins with a space, after a line break it does not.
-    text = chat(processor, question)
+    text = prompt_text(processor, question)
     options = {"add_special_tokens": adds_specials(processor, text)}
     answer = answer.strip()
     whole = tokenizer(text + (answer if text[-1:].isspace() else " " + answer), **options)["input_ids"]

@@ -330,8 +330,9 @@ def _joint(
     if state.record is not None:
         seen = weights.transpose(0, 1).reshape(batch, heads, rows, -1)
         state.record(layer, seen)
-    weights = weights.view(kv_heads, batch, heads // kv_heads * rows, weights.shape[-1])
-    output = (weights[..., :length].reshape(kv_heads, batch * heads // kv_heads * rows, length) @ shared_values).view(kv_heads, batch, heads // kv_heads * rows, dim)
+    group_rows = heads // kv_heads * rows
+    weights = weights.view(kv_heads, batch, group_rows, weights.shape[-1])
+    output = (weights[..., :length].reshape(kv_heads, batch * group_rows, length) @ shared_values).view(kv_heads, batch, group_rows, dim)
     output = output + weights[..., length:] @ value.transpose(0, 1)
     return output.transpose(0, 1).reshape(batch, heads, rows, dim)
 

@@ -8,51 +8,76 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
+from headflow.datasets.faults import Faults
 from headflow.errors import HeadflowError
 from headflow.files import write_atomically, write_json
-from headflow.models.baselines import Baseline, blank_baseline, closed_baseline, mean_baseline
-from headflow.models.capture import Capture
+from headflow.models.answering import Candidates, check_answers, picture_sizes, stock_answers, swap_partner
+from headflow.models.baselines import Baseline, closed_baseline, mean_baseline
 from headflow.models.features import image_attention, same_answer
-from headflow.models.lvlm import LVLM, load_prepared
+from headflow.models.lvlm import LVLM, load_prepared, prepared_processor
 from headflow.params import Params
 from headflow.progress import progress
 from headflow.seeds import generator
-from headflow.tables import ATTENTION, EXAMPLES, FEATURES
+from headflow.tables import ATTENTION, EXAMPLES, FEATURES, SKIPPED
 from headflow.targets import Target
 from stages import paths
 from stages.door import enter
 
-# Longest answers, in tokens; a description needs more than a word.
-_ANSWER_TOKENS, _DESCRIPTION_TOKENS = 12, 64
-
 
 def main(params: Params, key: str) -> None:
-    settings = params.features
+    settings, folder = params.features, paths.features_dir(key)
     examples = EXAMPLES.read(paths.EXAMPLES)
+    examples = examples.with_columns(picture_sizes(examples))
     explain, references = (examples.filter(pl.col("split") == split) for split in ("explain", "reference"))
-    model = load_prepared(paths.model_dir(key), params.model(key).device)
-    folder = paths.features_dir(key)
+    faults = Faults(str(paths.EXAMPLES), f"for model {key!r}", params.examples.on_bad_example, "example")
+    if settings.answer == "truth":  # before the weights are loaded
+        check_answers(prepared_processor(paths.model_dir(key)), explain, faults)
+        faults.settle(len(explain))
+    model = load_prepared(paths.model_dir(key), params.model(key).device_map)
 
-    answers = stock_answers(model, explain)
-    rows, attention, embeddings, vision = [], [], [], []
+    # First, as it says whether the pictures of a set go together at all.
+    baseline = make_baseline(settings.baseline, model, references)
+    said = stock_answers(model, explain)
+    candidates = Candidates(model.processor, references)
+    partners = references.to_dicts() if settings.baseline == "swap" else []
+    rows, attention, embeddings, vision, image_keys = [], [], [], [], 0
     with progress(f"capture examples ({key})", len(explain), "examples") as bar:
-        for index, row in enumerate(explain.iter_rows(named=True)):
-            capture = model.capture(row["image"], row["question"])
-            token, rivals = candidate_tokens(capture, row, references)
-            target = Target(settings.target, token, rivals)
-            correct = same_answer(answers[row["id"]], row["answer"])
+        for number, row in enumerate(explain.iter_rows(named=True), 1):
+            bar.advance()
+            if (place := row.get("row") or number) in faults:
+                continue
+            stock = model.text(said[row["id"]])
+            answer, tokens = (row["answer"], None) if settings.answer == "truth" else (stock, said[row["id"]])
+            partner = swap_partner(partners, row, generator(settings.seed, "swap", number - 1).random())
+            if tokens is not None and not tokens:
+                faults.add(place, row["id"], "the model answers nothing, so there is no answer to explain")
+                continue
+            if settings.baseline == "swap" and partner is None:
+                faults.add(place, row["id"], "no reference picture of the same size shows another object, as `baseline: swap` needs")
+                continue
+            try:
+                tokens = tokens or model.answer_tokens(row["question"], answer)
+                capture = model.capture(row["image"], row["question"], tokens if settings.target == "answer_logprob" else ())
+                baseline.check_fits(capture)
+            except HeadflowError as error:
+                faults.add(place, row["id"], str(error))
+                continue
+            rivals = candidates.rivals(row, answer, tokens[0])
+            target = Target(settings.target, tokens[0], rivals, tuple(capture.answer_ids[1:]))
+            correct = same_answer(stock, row["answer"])
             rows.append(
                 {
                     "id": row["id"],
-                    "stock_answer": answers[row["id"]],
+                    "stock_answer": stock,
                     "correct": correct,
                     "explained": correct or not settings.only_correct,
-                    "answer_token": token,
+                    "target_answer": answer,
+                    "answer_tokens": tokens,
                     "rival_tokens": list(rivals),
-                    "stock_target": float(target(capture.logits[None])[0]),
+                    "stock_target": float(target(capture.answer_logits[None])[0]),
                     "tokens": capture.pieces,
                     "roles": capture.roles,
-                    "swap_partner": swap_partner(settings.seed, index, row, references),
+                    "swap_partner": partner,
                     "image_start": capture.image.start,
                     "image_stop": capture.image.stop,
                 }
@@ -61,93 +86,62 @@ def main(params: Params, key: str) -> None:
             for layer, head in itertools.product(range(model.layers), range(model.heads)):
                 final, suffix = float(shares.final[layer, head]), float(shares.suffix[layer, head])
                 attention.append({"id": row["id"], "layer": layer, "head": head, "final_to_image": final, "suffix_to_image": suffix})
+            image_keys = max(image_keys, capture.key_image.stop - capture.key_image.start)
             embeddings.append(capture.image_embeddings.cpu())
             vision.append(capture.vision.cpu())
-            bar.advance()
+    faults.settle(len(explain))
+    faults.warn()
+    if (warning := candidates.warning()) and settings.target != "answer_logprob":
+        print(warning, file=sys.stderr)
     features = pl.DataFrame(rows, schema={name: column.dtype for name, column in FEATURES.columns.items()})
     explained = int(features["explained"].sum())
     if not explained:
         raise HeadflowError(
-            f"model {key!r} answers none of the {len(features)} examples correctly, so there is nothing to explain; ask something that it can do, or set "
+            f"model {key!r} answers none of the {len(explain)} examples correctly, so there is nothing to explain; ask something that it can do, or set "
             "features.only_correct: false"
+            if rows
+            else f"none of the {len(explain)} examples can be put to model {key!r}; the first: {faults.table()['reason'][0]}"
         )
 
     FEATURES.write(features, folder / "features.parquet")
+    SKIPPED.write(faults.table(), folder / "skipped.parquet")
     ATTENTION.write(pl.DataFrame(attention), folder / "attention.parquet")
     tensors = {f"image_embeddings/{row['id']}": e.contiguous() for row, e in zip(rows, embeddings, strict=True)}
     tensors["vision_features"] = torch.stack(vision)
     metadata = {"ids": json.dumps([row["id"] for row in rows])}
     write_atomically(folder / "tensors.safetensors", lambda temporary: save_file(tensors, temporary, metadata))
-    make_baseline(settings.baseline, model, references).save(folder / "baseline.safetensors")
+    baseline.save(folder / "baseline.safetensors")
     write_json(
         paths.metrics("extract_features", key),
         {
             "examples": len(features),
             "explained": explained,
             "left_out": len(features) - explained,
+            "skipped": len(faults),
             "answered_correctly": float(features["correct"].mean()),
             "mean_stock_target": round(float(features["stock_target"].mean()), 4),
-            "image_tokens": int((features["image_stop"] - features["image_start"]).max()),
+            "image_tokens": image_keys,
             "prompt_tokens": int(features["tokens"].list.len().max()),
+            "prefix_mode": model.prefix_mode,
+            "sharing_a_first_token": candidates.clashes,
         },
     )
 
 
-def stock_answers(model: LVLM, examples: pl.DataFrame) -> dict[str, str]:
-    """What the untouched model says to each example; pictures with the same question go together."""
-    found: dict[str, str] = {}
-    with progress("stock answers", len(examples), "examples") as bar:
-        for (question, kind), group in examples.group_by("question", "question_kind", maintain_order=True):
-            longest = _DESCRIPTION_TOKENS if kind == "description" else _ANSWER_TOKENS
-            for part in group.iter_slices(16):
-                said = model.answer(part["image"].to_list(), str(question), longest)
-                found.update(zip(part["id"], said, strict=True))
-                bar.advance(len(part))
-    return found
-
-
-def candidate_tokens(capture: Capture, row: dict, references: pl.DataFrame) -> tuple[int, tuple[int, ...]]:
-    """First token of the true answer, and those of its rivals: the answers of the reference examples of the same kind.
-
-    Rivals come from the references so that they stay the same when more examples are asked for.
-    """
-    token = capture.first_token(row["answer"])
-    others = references.filter((pl.col("question_kind") == row["question_kind"]) & (pl.col("answer") != row["answer"]))
-    rivals = set()
-    for answer in others["answer"].unique(maintain_order=True):
-        try:
-            rivals.add(capture.first_token(answer))
-        except HeadflowError:
-            continue  # the model has no word for it, so it is no rival
-    if token in rivals and row["question_kind"] != "description":
-        print(f"warning: {row['id']}: another candidate answer begins with the token of {row['answer']!r}; the target cannot tell them apart", file=sys.stderr)
-    return token, tuple(sorted(rivals - {token}))
-
-
-def swap_partner(seed: int, index: int, row: dict, references: pl.DataFrame) -> str:
-    """A reference picture with another main object; example i's partner depends on the seed and on i alone."""
-    others = references.filter((pl.col("meaning_name") != row["meaning_name"]) & (pl.col("question_kind") == row["question_kind"]))
-    if others.is_empty():
-        raise HeadflowError(f"{paths.EXAMPLES}: no reference shows another object than {row['id']}; raise examples.references")
-    return str(others["id"][int(generator(seed, "swap", index).integers(len(others)))])
-
-
 def make_baseline(kind: str, model: LVLM, references: pl.DataFrame) -> Baseline:
-    """The baseline that all examples share; ``swap`` is each example's own and is made when it is needed."""
+    """The baseline that all examples share; those of ``swap`` and ``blank`` are each example's own and are made when they are needed."""
+    if kind != "mean":
+        return closed_baseline() if kind == "closed" else Baseline(kind, [], [])
     pictures = references.unique("scene", maintain_order=True)
     question = pictures["question"][0]
-    if kind == "mean":
-        with progress("mean baseline", len(pictures), "pictures") as bar:
+    with progress("mean baseline", len(pictures), "pictures") as bar:
 
-            def captures():
-                for picture in pictures["image"]:
-                    yield model.capture(picture, question)
-                    bar.advance()
+        def captures():
+            for picture in pictures["image"]:
+                yield model.capture(picture, question)
+                bar.advance()
 
-            return mean_baseline(captures())
-    if kind == "blank":
-        return blank_baseline(model.capture(pictures["image"][0], question))
-    return Baseline(kind, [], []) if kind == "swap" else closed_baseline()
+        return mean_baseline(captures())
 
 
 if __name__ == "__main__":

@@ -48,24 +48,25 @@ def train_embedded(recipe: Recipe, checkpoint: Path) -> None:
 
 def describe_embedded(key: str, model: ModelParams, recipe: Recipe, checkpoint: Path) -> PreparedModel:
     return PreparedModel(
-        key=key, id=model.id, source=None, revision=None, dtype=model.dtype, architecture="LlavaForConditionalGeneration", layers=recipe.layers,
-        heads=recipe.heads, kv_heads=recipe.heads, trust_remote_code=False, fingerprint=digest_files(p for p in checkpoint.iterdir() if p.is_file()),
+        key=key, id=model.id, source=None, revision=None, dtype=model.dtype, attn=model.attn, quantization=model.quantization,
+        architecture="LlavaForConditionalGeneration", layers=recipe.layers, heads=recipe.heads, kv_heads=recipe.heads, decoder_layers=recipe.layers,
+        image_layers=None, trust_remote_code=False, fingerprint=digest_files(p for p in checkpoint.iterdir() if p.is_file()),
     )  # fmt: skip
 
 
 def describe_other(key: str, model: ModelParams) -> PreparedModel:
     """A hub model pinned to the commit that its revision stands for now, or a local one to the content of its files."""
-    from headflow.models.lvlm import read_config
+    from headflow.models.lvlm import read_config, text_shape
 
     config: Any = read_config(model.id, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    text = config.get_text_config()
+    decoder_layers, image_layers, layers, heads, kv_heads = text_shape(config.get_text_config())
     local = Path(model.id)
     commit = None if local.is_dir() else getattr(config, "_commit_hash", None)
     fingerprint = digest_files(p for p in local.rglob("*") if p.is_file()) if local.is_dir() else f"{model.id}@{commit or model.revision}"
     return PreparedModel(
-        key=key, id=model.id, source=model.id, revision=commit or model.revision, dtype=model.dtype,
-        architecture=(config.architectures or [type(config).__name__])[0], layers=text.num_hidden_layers, heads=text.num_attention_heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads, trust_remote_code=model.trust_remote_code, fingerprint=fingerprint,
+        key=key, id=model.id, source=model.id, revision=commit or model.revision, dtype=model.dtype, attn=model.attn,
+        quantization=model.quantization, architecture=(config.architectures or [type(config).__name__])[0], layers=layers, heads=heads, kv_heads=kv_heads,
+        decoder_layers=decoder_layers, image_layers=image_layers, trust_remote_code=model.trust_remote_code, fingerprint=fingerprint,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from PIL import ImageOps
 
 from headflow.attribution.masks import unpack
 from headflow.checks import check_intervention
@@ -13,9 +14,9 @@ from headflow.execution.fingerprint import digest, digest_json, engine_version
 from headflow.execution.runs import run_example
 from headflow.execution.store import ResultStore
 from headflow.files import write_json
-from headflow.models.baselines import Baseline, swap_baseline
+from headflow.models.baselines import Baseline, blank_baseline, swap_baseline
 from headflow.models.capture import Capture
-from headflow.models.lvlm import LVLM, load_prepared
+from headflow.models.lvlm import LVLM, load_prepared, open_picture
 from headflow.models.prepared import read_prepared
 from headflow.params import Params
 from headflow.progress import progress
@@ -32,7 +33,7 @@ def main(params: Params, key: str) -> None:
     table = MASKS.read(paths.masks(key))
     masks = unpack(table["bits"].to_list(), prepared.layers, prepared.heads)
     starts = [i for i, (before, now) in enumerate(zip([None, *table["purpose"]], table["purpose"], strict=False)) if before != now]
-    model: LVLM = load_prepared(paths.model_dir(key), params.model(key).device)
+    model: LVLM = load_prepared(paths.model_dir(key), params.model(key).device_map)
     shared = Baseline.load(paths.features_dir(key) / "baseline.safetensors", model.device, model.dtype)
 
     chosen = features.join(examples.drop("split"), on="id", how="inner", maintain_order="left")
@@ -41,25 +42,35 @@ def main(params: Params, key: str) -> None:
     pictures = dict(zip(examples["id"], examples["image"], strict=True))
 
     first = chosen.row(0, named=True)
-    checks = check_intervention(model.capture(first["image"], first["question"]), model.capture(pictures[first["swap_partner"]], first["question"]))
+    fed = fed_answer(settings.target, first)
+    # Its own negative: a picture of the same size that is surely another.
+    other = ImageOps.invert(open_picture(first["image"]))
+    checks = check_intervention(model.capture(first["image"], first["question"], fed), model.capture(other, first["question"], fed))
 
     # All that the numbers of every example depend on.
     common = digest_json(
         {
-            "engine": engine_version(), "model": prepared.fingerprint, "dtype": prepared.dtype, "device": model.device.type,
+            "engine": engine_version(), "model": prepared.fingerprint, "dtype": prepared.dtype, "attn": prepared.attn,
+            "quantization": prepared.quantization, "device": model.device.type,
             "torch": version("torch"), "transformers": version("transformers"), "baseline": shared.fingerprint(), "target": settings.target,
         }
     )  # fmt: skip
     results = []
     with ResultStore(Path(params.ablation.store)) as store, progress(f"masked forwards ({key})", len(chosen) * len(masks), "masks") as bar:
         for row in chosen.iter_rows(named=True):
-            target = Target(settings.target, row["answer_token"], tuple(row["rival_tokens"]))
+            fed = fed_answer(settings.target, row)
+            target = Target(settings.target, row["answer_tokens"][0], tuple(row["rival_tokens"]), tuple(fed[1:]))
             swapped = pictures[row["swap_partner"]] if settings.baseline == "swap" else b""
-            context = digest(common, row["image"], row["question"], digest_json([target.token, target.candidates if target.kind == "margin" else ()]), swapped)
+            rivals = target.candidates if target.kind == "margin" else ()
+            context = digest(common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
 
-            def prepare(row: dict = row, target: Target = target, swapped: bytes = swapped) -> tuple[Capture, Baseline, Target]:
-                baseline = swap_baseline(model.capture(swapped, row["question"])) if swapped else shared
-                return model.capture(row["image"], row["question"]), baseline, target
+            def prepare(row: dict = row, target: Target = target, swapped: bytes = swapped, fed: list[int] = fed) -> tuple[Capture, Baseline, Target]:
+                capture = model.capture(row["image"], row["question"], fed)
+                if swapped:
+                    baseline = swap_baseline(model.capture(swapped, row["question"]))
+                else:
+                    baseline = blank_baseline(capture) if settings.baseline == "blank" else shared
+                return capture, baseline, target
 
             def count(computed: int, found: int) -> None:
                 bar.advance(computed)
@@ -74,9 +85,15 @@ def main(params: Params, key: str) -> None:
             "examples": len(chosen),
             "masks": len(masks),
             "masked_forwards": len(chosen) * len(masks),
-            "checks": {name: float(f"{value:.2g}") for name, value in vars(checks).items()},
+            "prefix_mode": model.prefix_mode,
+            "checks": {name: None if value is None else float(f"{value:.2g}") for name, value in vars(checks).items()},
         },
     )
+
+
+def fed_answer(target: str, row: dict) -> list[int]:
+    """The answer that is fed to the model: the whole one where its log-probability is the target, else none."""
+    return row["answer_tokens"] if target == "answer_logprob" else []
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Capture:
             picture, and none in the other layers.
         logits: stock logits at the last prompt position, float32.
         answer_logits: stock logits that predict each token of the answer, float32; its first row is ``logits``.
+        image_embeddings: the picture as the projector hands it to the text model.
         vision: mean of the vision tower's last hidden states, float32: how the picture looks before any language.
         mode: how masked runs treat the prefix.
         visible: per decoder layer what the stock model shows to each query; kept where everything is recomputed.
@@ -59,6 +60,7 @@ class Capture:
     logits: Float[Tensor, " vocabulary"]
     answer_logits: Float[Tensor, "answer vocabulary"]
     vision: Float[Tensor, " features"]
+    image_embeddings: Float[Tensor, "image hidden"]
     answer_ids: list[int] = field(default_factory=list)
     mode: Mode = "shared"
     visible: list[Bool[Tensor, "1 1 positions positions"]] | None = None
@@ -102,11 +104,6 @@ class Capture:
         parts += [self.position_ids[..., self.image].tolist(), self.input_ids[self.image]]
         parts += [(name, extra[:, self.image.stop - 1].tolist()) for name, extra in sorted(self.extras.items())]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-    @property
-    def image_embeddings(self) -> Float[Tensor, "image hidden"]:
-        """The image tokens as the projector hands them to the text model."""
-        return self.embeddings[0, self.image]
 
     def image_keys_values(self) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of the picture, per layer that reads it ``[kv_heads, image, head_dim]``."""

@@ -24,7 +24,7 @@ from headflow.errors import HeadflowError
 from headflow.models.capture import Capture
 from headflow.models.prepared import CHECKPOINT, read_prepared
 from headflow.models.processors import load_processor
-from headflow.prompts import chat, image_span, token_roles
+from headflow.prompts import around_question, chat, image_span, token_roles
 from headflow.tolerance import TOLERANCE, relative
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -83,9 +83,9 @@ class LVLM:
         """Memory of the weights that lie on ``device``."""
         return sum(weight.numel() * weight.element_size() for weight in self.model.parameters() if weight.device == device)
 
-    def inputs(self, pictures: Sequence[Picture], question: str, answer: str | None = None) -> dict[str, Tensor]:
+    def inputs(self, pictures: Sequence[Picture], question: str) -> dict[str, Tensor]:
         """Model inputs for one question about each of several pictures of one size."""
-        text = chat(self.processor, question, answer)
+        text = chat(self.processor, question)
         marker = getattr(self.processor, "image_token", None)
         if marker and marker not in text:
             raise HeadflowError(f"the prompt holds no image token ({marker!r}); does the chat template insert the picture?")
@@ -119,7 +119,7 @@ class LVLM:
         answer_ids = self.answer_tokens(question, answer) if isinstance(answer, str) else [int(token) for token in answer]
         fed = answer_ids[:-1]
         pieces = self._pieces(ids)
-        roles = token_roles(pieces, span, question)
+        roles = token_roles(pieces, span, question, template=around_question(self.processor, question))
         run = _OneRun(self, inputs)
         try:
             run.prompt()
@@ -152,6 +152,7 @@ class LVLM:
             logits=run.logits[0],
             answer_logits=run.logits,
             vision=run.vision,
+            image_embeddings=run.image_embeddings(span),
             mode=self.prefix_mode,
             visible=run.visible_layers() if self.prefix_mode == "recomputed" else None,
             extras=run.extras,
@@ -239,6 +240,7 @@ class _OneRun:
         self.embeddings = torch.empty(0)
         self.positions = torch.empty(0)
         self.vision = torch.empty(0)
+        self.crossed: Tensor | None = None
         # Inputs that say token by token how the picture is read by cross-attention.
         self.extras = {"cross_attention_mask": inputs["cross_attention_mask"]} if "cross_attention_mask" in inputs else {}
 
@@ -281,6 +283,10 @@ class _OneRun:
         both = [(layer.keys[0, :, :stop].contiguous(), layer.values[0, :, :stop].contiguous()) for layer, stop in zip(self.cache.layers, stops, strict=True)]
         return [keys for keys, _ in both], [values for _, values in both]
 
+    def image_embeddings(self, span: slice) -> Tensor:
+        """What the projector hands to the text model, ``[image, hidden]``."""
+        return self.embeddings[0, span] if self.crossed is None else self.crossed.reshape(-1, self.crossed.shape[-1])
+
     def visible_layers(self) -> list[Tensor]:
         """Per decoder layer what each query of prompt and answer sees, ``[1, 1, positions, positions]``."""
         length = self.positions.shape[-1]
@@ -304,6 +310,7 @@ class _OneRun:
                 self.visible.append(seen)
         finally:
             handle.remove()
+        self.crossed = self.crossed if merged.get("cross_attention_states") is None else merged["cross_attention_states"]
         embeddings = merged.get("inputs_embeds")
         if embeddings is None:  # the picture is not among the text model's inputs
             embeddings = model.get_input_embeddings()(inputs["input_ids"])

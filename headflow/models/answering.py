@@ -1,0 +1,113 @@
+"""Which answers are explained, and which other answers they compete with."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+from PIL import Image
+
+from headflow.answers import answer_tokens
+from headflow.datasets.faults import Faults
+from headflow.errors import HeadflowError
+from headflow.models.lvlm import LVLM
+from headflow.progress import progress
+
+# Longest answers, in tokens; a description needs more than a word.
+_ANSWER_TOKENS, _DESCRIPTION_TOKENS = 12, 64
+# Pictures answered at once.
+_AT_ONCE = 16
+
+
+def check_answers(processor: Any, examples: pl.DataFrame, faults: Faults) -> None:
+    """Note every true answer that this model has no tokens for; no model is needed."""
+    for number, row in enumerate(examples.iter_rows(named=True), 1):
+        try:
+            answer_tokens(processor, row["question"], row["answer"])
+        except HeadflowError as error:
+            faults.add(row.get("row") or number, row["id"], str(error))
+
+
+def picture_sizes(examples: pl.DataFrame) -> pl.Series:
+    """Width and height of each picture, pixels, as one text."""
+    sizes = []
+    for picture in examples["image"]:
+        with Image.open(io.BytesIO(picture)) as opened:
+            sizes.append("{}x{}".format(*opened.size))
+    return pl.Series("size", sizes, dtype=pl.String)
+
+
+def stock_answers(model: LVLM, examples: pl.DataFrame) -> dict[str, list[int]]:
+    """Token ids of what the untouched model says to each example; pictures of one size with the same question go together."""
+    found: dict[str, list[int]] = {}
+    with progress("stock answers", len(examples), "examples") as bar:
+        sized = examples.with_columns(picture_sizes(examples))
+        for (question, kind, _), group in sized.group_by("question", "question_kind", "size", maintain_order=True):
+            longest = _DESCRIPTION_TOKENS if kind == "description" else _ANSWER_TOKENS
+            for part in group.iter_slices(_AT_ONCE):
+                said = model.answer_ids(part["image"].to_list(), str(question), longest)
+                found.update(zip(part["id"], said, strict=True))
+                bar.advance(len(part))
+    return found
+
+
+class Candidates:
+    """The answers that compete with an example's own: those of the reference examples of the same kind of question.
+
+    They come from the references so that they stay the same when more examples are asked for.
+    """
+
+    def __init__(self, processor: Any, references: pl.DataFrame) -> None:
+        self.processor = processor
+        kinds = references.group_by("question_kind", maintain_order=True).agg(pl.col("answer").unique(maintain_order=True))
+        self._answers = dict(kinds.iter_rows())
+        self._clashes: dict[tuple[str, str], list[str]] = {}
+
+    def rivals(self, row: dict[str, Any], answer: str, token: int) -> tuple[int, ...]:
+        """First tokens of the other candidate answers; one that begins with the answer's own ``token`` is noted as a clash."""
+        found = set()
+        for other in self._answers.get(row["question_kind"], ()):
+            if _same(other, answer):
+                continue
+            try:
+                first = answer_tokens(self.processor, row["question"], other)[0]
+            except HeadflowError:
+                continue  # the model has no word for it, so it is no rival
+            if first == token:
+                self._clashes.setdefault((min(answer, other), max(answer, other)), []).append(row["id"])
+            found.add(first)
+        return tuple(sorted(found - {token}))
+
+    @property
+    def clashes(self) -> int:
+        """Examples with another candidate that begins with the same token."""
+        return len({id for ids in self._clashes.values() for id in ids})
+
+    def warning(self) -> str | None:
+        """A warning if candidates share their first token."""
+        if not self._clashes:
+            return None
+        pairs = [f"{one!r} and {other!r}" for one, other in self._clashes]
+        listed = ", ".join(pairs[:5]) + (f" and {len(pairs) - 5} more pairs" if len(pairs) > 5 else "")
+        return (
+            f"warning: candidate answers begin with the same token: {listed} ({self.clashes} examples); a target of the first token cannot tell them apart, "
+            "features.target: answer_logprob can"
+        )
+
+
+def _same(one: str, other: str) -> bool:
+    return one.split() == other.split()
+
+
+def swap_partner(pictures: Sequence[dict[str, Any]], row: dict[str, Any], draw: float) -> str | None:
+    """A reference picture of the same size with another main object (or another answer, where objects have no names).
+
+    Args:
+        pictures: rows of references, each with its ``size``.
+        row: the example, with its ``size``.
+        draw: in [0, 1): chooses among the candidates.
+    """
+    # Of a picture without a name the answer says what was asked about.
+    key = "meaning_name" if row.get("meaning_name") is not None else "answer"
+    others = [p["id"] for p in pictures if p["size"] == row["size"] and p["question_kind"] == row["question_kind"] and p.get(key) != row[key]]
+    return others[int(draw * len(others))] if others else None
