@@ -4,6 +4,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from headflow.errors import HeadflowError
 
 ROLES = ("system", "image", "question", "role", "final", "answer")
@@ -18,21 +20,24 @@ def chat(processor: Any, question: str, answer: str | None = None) -> str:
     token before the question and a line break at the end (see :func:`prompt_text`).
 
     Raises:
-        HeadflowError: the processor has no chat template.
+        HeadflowError: the processor has no chat template, or its template takes no pictures.
     """
     if not getattr(processor, "chat_template", None):
         if not _is_paligemma(processor):
             raise HeadflowError("this model's processor has no chat template; add chat_template.jinja to the checkpoint folder")
         return processor.image_token + question + ("" if answer is None else "\n" + answer)
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + (answer or "")
+    try:
+        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + (answer or "")
+    except (TemplateError, TypeError) as error:
+        raise HeadflowError(f"the chat template cannot write a message that holds a picture and a question ({error}); is it one for text alone?") from error
 
 
 def prompt_text(processor: Any, question: str) -> str:
     """The prompt as the model reads it, image tokens not yet multiplied; an answer goes on from its end.
 
     Raises:
-        HeadflowError: the processor has no chat template.
+        HeadflowError: see :func:`chat`.
     """
     if getattr(processor, "chat_template", None) or not _is_paligemma(processor):
         return chat(processor, question)
@@ -46,7 +51,7 @@ def around_question(processor: Any, question: str) -> tuple[str, str]:
     elsewhere in the prompt ("user", "assistant", ".").
 
     Raises:
-        HeadflowError: the processor has no chat template, or the template leaves the question out.
+        HeadflowError: see :func:`chat`; or the template leaves the question out.
     """
     place = _PLACE
     while place in question or place in prompt_text(processor, question):
@@ -54,7 +59,7 @@ def around_question(processor: Any, question: str) -> tuple[str, str]:
     before, found, after = prompt_text(processor, place).rpartition(place)
     if not found:
         raise HeadflowError("the chat template leaves the question out; it must write the text of the message after the picture")
-    return before, after
+    return before.replace(place, question), after
 
 
 def _is_paligemma(processor: Any) -> bool:
@@ -73,7 +78,7 @@ def image_span(input_ids: Sequence[int], image_token: int) -> slice:
     return slice(positions[0], positions[-1] + 1)
 
 
-def token_roles(pieces: Sequence[str], span: slice, question: str, *, template: tuple[str, str] | None = None) -> list[str]:
+def token_roles(pieces: Sequence[str], span: slice, question: str, *, template: tuple[str, str]) -> list[str]:
     """Role of each prompt token.
 
     The question is found in the text that follows the image span, counted from the end of the prompt, where no image
@@ -85,8 +90,7 @@ def token_roles(pieces: Sequence[str], span: slice, question: str, *, template: 
         pieces: the text of every token of the prompt.
         span: the image span.
         question: the user's text.
-        template: what the prompt says before and after the question (:func:`around_question`); None = not known: the
-            first place after the picture that holds the question is taken.
+        template: what the prompt says before and after the question (:func:`around_question`).
 
     Raises:
         HeadflowError: the question is not in the text after the picture, or nothing follows the picture.
@@ -97,7 +101,7 @@ def token_roles(pieces: Sequence[str], span: slice, question: str, *, template: 
     for piece in pieces[span.stop :]:
         text += _solid(piece)
         ends.append(len(text))
-    stop = _end_of_question(text, question, None if template is None else template[1])
+    stop = _end_of_question(text, question, template[1])
     if stop is None:
         raise HeadflowError(
             f"the question {question!r} is not found in the text after the picture ({text!r}); it must follow the picture in the chat template, in words "
@@ -108,14 +112,12 @@ def token_roles(pieces: Sequence[str], span: slice, question: str, *, template: 
     return ["system"] * span.start + ["image"] * (span.stop - span.start) + suffix
 
 
-def _end_of_question(text: str, question: str, after: str | None) -> int | None:
-    """Where in ``text`` the question ends, with ``after`` behind it (None = anything); None if it is not there."""
+def _end_of_question(text: str, question: str, after: str) -> int | None:
+    """Where in ``text``, the end of a prompt, the question ends and ``after`` begins; None if they are not there."""
     # Some tokenizers compose characters first (Qwen: NFC; SentencePiece: NFKC).
     for form in (None, "NFC", "NFKC"):
-        wanted, rest = (None if part is None else _solid(unicodedata.normalize(form, part) if form else part) for part in (question, after))
-        if rest is None and wanted in text:
-            return text.find(wanted) + len(wanted)
-        if rest is not None and text.endswith(wanted + rest):
+        wanted, rest = (_solid(unicodedata.normalize(form, part) if form else part) for part in (question, after))
+        if text.endswith(wanted + rest):
             return len(text) - len(rest)
     return None
 

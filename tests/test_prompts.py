@@ -1,23 +1,25 @@
 """Token roles on the shapes that chat templates come in, and prompts as the processor builds them."""
 
-from types import SimpleNamespace
+import copy
+import unicodedata
 
 import pytest
 
 import headflow
 from headflow.errors import HeadflowError
-from headflow.prompts import ROLES, chat, image_span, token_roles
+from headflow.models.processors import load_processor
+from headflow.prompts import ROLES, around_question, chat, image_span, prompt_text, token_roles
 from tests.checkpoints import NO_IMAGE_CHAT, QUESTION, QUESTION_FIRST_CHAT, QWEN_CHAT, SYSTEM_CHAT
 from tests.conftest import random_picture
 
 IMAGE = 7
 
 
-def roles(text: str, question: str) -> list[tuple[str, str]]:
-    """Roles of a prompt written with one token between bars, as (token, role) pairs."""
+def roles(text: str, question: str, after: str) -> list[tuple[str, str]]:
+    """Roles of a prompt written with one token between bars, as (token, role) pairs; ``after`` is what its template says behind the question."""
     pieces = text.split("|")
     ids = [IMAGE if piece == "<image>" else 0 for piece in pieces]
-    return list(zip(pieces, token_roles(pieces, image_span(ids, IMAGE), question), strict=True))
+    return list(zip(pieces, token_roles(pieces, image_span(ids, IMAGE), question, template=("", after)), strict=True))
 
 
 def named(pairs: list[tuple[str, str]], role: str) -> str:
@@ -25,7 +27,7 @@ def named(pairs: list[tuple[str, str]], role: str) -> str:
 
 
 def test_llava():
-    pairs = roles("<s>|USER|:|<image>|<image>|\n|What| is| it|?| ASS|ISTANT|:", "What is it?")
+    pairs = roles("<s>|USER|:|<image>|<image>|\n|What| is| it|?| ASS|ISTANT|:", "What is it?", " ASSISTANT:")
     assert named(pairs, "system") == "<s>|USER|:"
     assert named(pairs, "image") == "<image>|<image>"
     assert named(pairs, "question") == "\n|What| is| it|?"
@@ -38,6 +40,7 @@ def test_qwen():
         "<:im_start:>|system|\n|You| help|<:im_end:>|\n|<:im_start:>|user|\n|<:vision_start:>|<image>|<image>|<:vision_end:>"
         "|What| is| it|?|<:im_end:>|\n|<:im_start:>|assistant|\n",
         "What is it?",
+        "<:im_end:>\n<:im_start:>assistant\n",
     )
     assert named(pairs, "system").endswith("<:vision_start:>")
     assert named(pairs, "question") == "<:vision_end:>|What| is| it|?"
@@ -46,55 +49,120 @@ def test_qwen():
 
 
 def test_structural_tokens_between_image_tokens_are_image():
-    pairs = roles("<s>|<image>|<image>|[BREAK]|<image>|<image>|[END]|Why|?|:", "Why?")
+    pairs = roles("<s>|<image>|<image>|[BREAK]|<image>|<image>|[END]|Why|?|:", "Why?", ":")
     assert named(pairs, "image") == "<image>|<image>|[BREAK]|<image>|<image>"
     assert named(pairs, "question") == "[END]|Why|?"
 
 
 def test_a_token_that_holds_the_end_of_the_question_and_more_is_question():
-    assert named(roles("<image>|Why|?\n|A|:", "Why?"), "question") == "Why|?\n"
-    assert named(roles("<image>|Why|?A|:", "Why?"), "question") == "Why|?A"
+    assert named(roles("<image>|Why|?\n|A|:", "Why?", "\nA:"), "question") == "Why|?\n"
+    assert named(roles("<image>|Why|?A|:", "Why?", "A:"), "question") == "Why|?A"
 
 
 def test_the_last_token_is_final_even_where_it_ends_the_question():
-    assert roles("<image>|Why|?", "Why?")[-1] == ("?", "final")
+    assert roles("<image>|Why|?", "Why?", "")[-1] == ("?", "final")
 
 
 @pytest.mark.parametrize("question", ["What  is\nit?", " What is it? ", "Whatis it?"])
 def test_white_space_does_not_count(question):
-    assert named(roles("<image>|What| is| it|?|:|A", question), "question") == "What| is| it|?"
+    assert named(roles("<image>|What| is| it|?|:|A", question, ":A"), "question") == "What| is| it|?"
 
 
-def test_text_after_the_question_that_is_in_it_too():
-    """The role repeats a word of the question: only the first place is the question's."""
-    assert named(roles("<image>|User|?|User|:", "User?"), "role") == "User"
+@pytest.mark.parametrize("question", ["User?", "A", ":", "?", "UserA", "."])
+def test_a_question_that_the_template_holds_too(question):
+    """Neither the text between picture and question nor that behind it is taken for the question."""
+    between, behind = "User|?|A|:", "User|?|.|A|:"
+    pairs = roles(f"<image>|{between}|{question}|{behind}", question, behind.replace("|", ""))
+    assert named(pairs, "question") == f"{between}|{question}"
+    assert named(pairs, "role") == behind.removesuffix("|:")
+
+
+@pytest.mark.parametrize("question", ["Ou\u0300 est-il\u00a0?", "\ufb01sh?"])
+def test_tokenizers_that_compose_characters(question):
+    """Qwen's make one character of a letter and its accent, SentencePiece's split ligatures."""
+    form = "NFC" if "Ou" in question else "NFKC"
+    pieces = unicodedata.normalize(form, question)
+    assert named(roles(f"<image>|{pieces}|:|A", question, ":A"), "question") == pieces
 
 
 def test_every_role_is_a_known_one():
-    assert {role for _, role in roles("<s>|<image>|Why|?|A|:", "Why?")} < set(ROLES)
+    assert {role for _, role in roles("<s>|<image>|Why|?|A|:", "Why?", "A:")} < set(ROLES)
 
 
 def test_question_before_the_image_is_explained():
     with pytest.raises(HeadflowError, match="it must follow the picture in the chat template"):
-        roles("USER|:|Why|?|<image>|\n|ASSISTANT|:", "Why?")
+        roles("USER|:|Why|?|<image>|\n|ASSISTANT|:", "Why?", "<image>\nASSISTANT:")
+
+
+def test_words_that_the_tokenizer_does_not_know_are_explained():
+    with pytest.raises(HeadflowError, match="in words that the tokenizer knows"):
+        roles("USER|:|<image>|\n|<unk>|?|ASSISTANT|:", "Why?", "ASSISTANT:")
 
 
 def test_nothing_after_the_image_is_explained():
     with pytest.raises(HeadflowError, match="no text after it"):
-        roles("USER|:|Why|?|<image>", "Why?")
+        roles("USER|:|Why|?|<image>", "Why?", "<image>")
 
 
 def test_no_image_token_is_explained():
     with pytest.raises(HeadflowError, match="no image token \\(id 7\\)"):
-        roles("USER|:|Why|?|A|:", "Why?")
-
-
-def test_no_chat_template_is_explained():
-    with pytest.raises(HeadflowError, match="no chat template"):
-        chat(SimpleNamespace(chat_template=None), "Why?")
+        roles("USER|:|Why|?|A|:", "Why?", "A:")
 
 
 # --- through real processors
+
+
+@pytest.fixture(scope="module")
+def processor(checkpoints):
+    return load_processor(checkpoints("gqa"))
+
+
+def test_around_the_question(processor):
+    assert around_question(processor, QUESTION) == ("USER: <image>\n", " ASSISTANT:")
+    assert chat(processor, QUESTION) == prompt_text(processor, QUESTION) == f"USER: <image>\n{QUESTION} ASSISTANT:"
+    assert chat(processor, QUESTION, " cat") == f"USER: <image>\n{QUESTION} ASSISTANT: cat"
+
+
+@pytest.mark.parametrize("question", ["USER", "ASSISTANT:", "\n", ":", "headflowquestion", "headflowquestionx"])
+def test_around_any_question(processor, question):
+    """Also one that the template holds, or that looks like what is put in its place."""
+    assert around_question(processor, question) == ("USER: <image>\n", " ASSISTANT:")
+
+
+def test_a_template_that_repeats_the_question(processor):
+    """The model reads the picture with what stands after it; the last copy is the one that is followed by the role."""
+    template = processor.chat_template.replace("<image>\n", "{{ m['content'][1]['text'] }} <image>\n")
+    repeating = copy.copy(processor)
+    repeating.chat_template = template
+    assert around_question(repeating, "Why?") == ("USER: Why? <image>\n", " ASSISTANT:")
+
+
+def test_a_template_that_leaves_the_question_out_is_explained(processor):
+    silent = copy.copy(processor)
+    silent.chat_template = "USER: <image>\nASSISTANT:"
+    with pytest.raises(HeadflowError, match="leaves the question out"):
+        around_question(silent, QUESTION)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for m in messages %}{{ 'USER: ' + m['content'] }}{% endfor %}", "{{ raise_exception('Conversation roles must alternate') }}", "{% for m in %}"],
+    ids=["text alone", "refused", "broken"],
+)
+def test_a_template_that_fails_is_explained(processor, template):
+    failing = copy.copy(processor)
+    failing.chat_template = template
+    with pytest.raises(HeadflowError, match="cannot write a message that holds a picture and a question"):
+        chat(failing, QUESTION)
+
+
+def test_no_chat_template_is_explained(processor):
+    bare = copy.copy(processor)
+    bare.chat_template = None
+    for ask in (chat, prompt_text, around_question):
+        with pytest.raises(HeadflowError, match="no chat template"):
+            ask(bare, "Why?")
+
 
 
 def test_roles_of_a_captured_prompt(captures):
