@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tokenizers import normalizers
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -33,6 +34,8 @@ _HIDDEN = 32
 
 def _build(folder: Path, model: type[PreTrainedModel], kind: type[PreTrainedConfig], processor: str, chat: str, vision: dict, text: dict) -> Path:
     tokenizer = byte_level(["<|im_start|>", *_MARKERS.values()], eos="<|im_end|>", pad="<|endoftext|>")
+    # Qwen's tokenizers join accents to their letters before anything else.
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in _MARKERS.items()}
     config = kind(
         vision_config={"num_heads": 2, "patch_size": _PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2, **vision},
