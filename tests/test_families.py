@@ -385,6 +385,14 @@ def test_the_model_answers_as_before(case):
     assert torch.equal(case.take(1).logits, case.capture.logits)
 
 
+def test_several_pictures_at_once(case):
+    """As many answers, each that of its own picture."""
+    shown = [case.picture(seed) for seed in (1, 2, 3)]
+    alone = [case.lvlm.answer_ids([one], QUESTION, max_new_tokens=4)[0] for one in shown]
+    assert case.lvlm.answer_ids(shown, QUESTION, max_new_tokens=4) == alone
+    assert any(answer != alone[0] for answer in alone)
+
+
 def test_greedy_answers_begin_with_the_captured_token(case):
     """``generate`` and the capture agree on what comes after the prompt."""
     inputs = case.lvlm.inputs([Image.fromarray(case.picture(1))], QUESTION)
