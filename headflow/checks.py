@@ -9,7 +9,7 @@ from headflow.gates import ablate_heads
 from headflow.models.baselines import closed_baseline, swap_baseline
 from headflow.models.capture import Capture
 from headflow.suffix import make_bank, prepared, run_suffix
-from headflow.tolerance import TOLERANCE, relative
+from headflow.tolerance import relative
 
 LEAST_EFFECT = 1e-3
 
@@ -44,7 +44,7 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
     """
     if capture.layout() != other.layout() or capture.input_ids != other.input_ids:
         raise HeadflowError("the checks need two pictures that give the same prompt tokens: use pictures of one size (set examples.picture_size)")
-    model, tolerance = capture.lvlm, TOLERANCE[capture.lvlm.dtype]
+    model, tolerance = capture.lvlm, capture.lvlm.tolerance
     everything = torch.ones(1, model.layers, model.heads, device=model.device)
     name = type(model.model).__name__
 

@@ -6,11 +6,9 @@ import json
 import sys
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
+from headflow.cli.tables import print_table, table
 from headflow.models.families import COUNTS, ENDING, FAMILIES, MODES
 
 LAST = (
@@ -37,27 +35,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 def show(console: Console) -> None:
     """What each family is, what it needs, and what the words mean; into a pipe every row is one whole line without colour."""
-    what = _table("family", "class", "text model", "masked runs", "image tokens")
-    needs = _table("family", "for example", "what to know")
-    words = _table("", "")
+    what = table("family", "class", "text model", "masked runs", "image tokens")
+    needs = table("family", "for example", "what to know")
+    words = table("", "")
     for family in FAMILIES:
         what.add_row(family.name, family.model_class.removesuffix(ENDING), family.text_model, family.mode, family.tokens)
         needs.add_row(family.name, family.example, family.needs)
     words.add_row("class", f"its name in transformers goes on with {ENDING}")
     for word, meaning in (MODES | COUNTS).items():
         words.add_row(word, meaning)
-    if console.is_terminal:
-        console.print(what, needs, words, LAST)
-        return
-    for table in (what, needs, words):
-        width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-        for line in console.render_lines(table, console.options.update(width=width), pad=False):
-            print("".join(segment.text for segment in line).rstrip())
-    print(LAST)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD if any(columns) else None, show_header=any(columns), pad_edge=False, padding=(0, 2, 0, 1), header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "for example")
-    return table
+    for shown in (what, needs, words):
+        print_table(console, shown)
+    console.print(LAST) if console.is_terminal else print(LAST)

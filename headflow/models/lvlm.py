@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import io
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,12 @@ class LVLM:
         return self.model.dtype
 
     @property
+    def tolerance(self) -> float:
+        """Largest relative difference that rounding explains; quantized weights round what goes into them too."""
+        plain = TOLERANCE[self.dtype]
+        return max(plain, TOLERANCE[torch.bfloat16]) if getattr(self.model, "is_quantized", False) else plain
+
+    @property
     def spread(self) -> bool:
         """Whether the weights lie on several devices, or are swapped in and out."""
         return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
@@ -125,7 +132,7 @@ class LVLM:
             run.prompt()
             if self.prefix_mode is None:
                 self.prefix_change = self._prefix_change(inputs, [part for parts in run.image_keys_values(span) for part in parts])
-                self.prefix_mode = "shared" if self.prefix_change <= TOLERANCE[self.dtype] else "recomputed"
+                self.prefix_mode = "shared" if self.prefix_change <= self.tolerance else "recomputed"
             if self.prefix_mode == "recomputed":
                 run = _OneRun(self, inputs, keep_visible=True)
                 run.prompt()
@@ -372,6 +379,7 @@ def load(
     if spread is not None or quantization is not None:
         extra["device_map"] = spread or {"": device}
     with _loading(source):
+        AutoConfig.from_pretrained(source, **options)  # alone first: a model that is not there is told after one look
         processor = load_processor(source, **options)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], **options, **extra)
     try:
@@ -403,6 +411,7 @@ def _quantized(bits: str, dtype: torch.dtype) -> Any:
         raise HeadflowError(f"quantization {bits!r} needs bitsandbytes: pip install 'headflow[quantized]', or set quantization: null")
     if bits not in ("8bit", "4bit"):
         raise HeadflowError(f"quantization {bits!r} is not one of 8bit, 4bit")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at every product that it rounds
     return BitsAndBytesConfig(load_in_8bit=True) if bits == "8bit" else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
 
 
