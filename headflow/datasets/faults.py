@@ -47,7 +47,7 @@ class Faults:
         reasons = self._found.setdefault(row, [])
         if reason not in reasons:
             reasons.append(reason)
-        self._ids[row] = self._ids.get(row) or id
+        self._ids[row] = self._ids.get(row) or id or None
 
     def guard(self, row: int, id: str | None, do: Callable[[], object]) -> object:
         """The result of ``do``, or None where it meets a :class:`Fault`, which is noted."""

@@ -7,6 +7,7 @@ camera data, such as where it was taken, travels on.
 import io
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from headflow.datasets.faults import Fault, shown
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
 """What is opened. Pillow reads more, but some of that starts other programs (EPS) or only holds pictures of pictures (icons)."""
 
 _T = Image.Transpose
@@ -124,12 +125,19 @@ def object_entry(mask: Bool[np.ndarray, "height width"], *, name: str, main: boo
     }  # fmt: skip
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _decode(source: Source, max_pixels: int) -> tuple[Image.Image, int]:
     """The decoded picture as it is stored, and its EXIF orientation."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         # Warnings about odd metadata or large pictures: what matters of them is an error below.
-        with warnings.catch_warnings(action="ignore"), Image.open(stream, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(stream, formats=_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise Fault(f"{image.width} × {image.height} pixels are more than examples.max_pixels, {max_pixels:,}")
             image.load()
@@ -141,6 +149,8 @@ def _decode(source: Source, max_pixels: int) -> tuple[Image.Image, int]:
     except Image.UnidentifiedImageError:
         raise Fault("is no picture, or of a kind that is not read (PNG, JPEG, WebP, AVIF, GIF, BMP, TIFF, PPM and JPEG 2000 are)") from None
     except Exception as error:  # decoders raise anything for damaged files
+        if isinstance(error, OSError) and error.errno:
+            raise Fault(f"cannot be read ({error.strerror})") from None
         raise Fault(f"is damaged or truncated ({_line(error)})") from None
 
 

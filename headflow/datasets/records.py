@@ -84,7 +84,7 @@ def find_columns(
         if name in available:
             roles[role] = name
         elif role in _REQUIRED or name != role:
-            faults.append(f"no column {shown(name)} ({role}){_nearest(name, available)}")
+            faults.append(f"no column {shown(name)} ({role}){_nearest(name, [column for column in available if column not in ROLES])}")
     labels: dict[str, str] = {}
     wanted = [(label, roles[role]) for role, label in _LABEL_ROLES.items() if role in roles]
     for prefix, listed in zip(_PREFIXES, (meaning, looks), strict=True):
@@ -98,12 +98,11 @@ def find_columns(
         if labels.get(label, name) != name:
             faults.append(f"the columns {shown(labels[label])} and {shown(name)} both give the label {shown(label)}")
         labels[label] = name
-    known = {*roles.values(), *labels.values(), *(names.get(role, role) for role in ROLES)}
-    if only_known:
-        close = [role for role in ROLES if role not in roles]
-        faults += [f"unknown column {shown(name)}{_nearest(name, close)}" for name in available if name not in known]
+    known = {*roles.values(), *labels.values()}
+    unknown = [name for name in available if name not in known] if only_known else []
+    faults += [f"unknown column {shown(name)}{_nearest(name, [role for role in ROLES if role not in roles])}" for name in unknown]
     if faults:
-        hint = "; labels other than category and style are listed under meaning or looks, or begin with meaning_ or looks_" if only_known else ""
+        hint = "; labels other than category and style are listed under meaning or looks, or begin with meaning_ or looks_" if unknown else ""
         raise HeadflowError(f"{where}: {'; '.join(faults)}{hint}; its columns are {', '.join(map(shown, available))}")
     return Columns(roles, {label: name for label, name in labels.items() if label.startswith("meaning_")} | labels)
 

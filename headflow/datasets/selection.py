@@ -117,7 +117,7 @@ def make_table(chosen: Mapping[str, Sequence[Key]], show: Callable[[Key, str], S
     explained, references = chosen["explain"], chosen["reference"]
     if not explained or len({*explained, *references}) < 2:
         raise HeadflowError(
-            f"{where}: {len({*explained, *references})} usable pictures, {len(explained)} of them to explain; at least two are needed, as a head that is "
+            f"{where}: {len({*explained, *references})} usable picture(s), {len(explained)} of them to explain; at least two are needed, as a head that is "
             "cut reads other pictures in place of the one explained"
         )
     if both := len(set(explained) & set(references)):
