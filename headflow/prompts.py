@@ -22,15 +22,17 @@ def chat(processor: Any, question: str, answer: str | None = None) -> str:
     Raises:
         HeadflowError: the processor has no chat template, or its template takes no pictures.
     """
-    if not getattr(processor, "chat_template", None):
+    template = _template(processor)
+    if template is None:
         if not _is_paligemma(processor):
             raise HeadflowError("this model's processor has no chat template; add chat_template.jinja to the checkpoint folder")
         return processor.image_token + question + ("" if answer is None else "\n" + answer)
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     try:
-        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + (answer or "")
-    except (TemplateError, TypeError) as error:
+        prompt = processor.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    except (TemplateError, TypeError, ValueError) as error:
         raise HeadflowError(f"the chat template cannot write a message that holds a picture and a question ({error}); is it one for text alone?") from error
+    return prompt + (answer or "")
 
 
 def prompt_text(processor: Any, question: str) -> str:
@@ -39,7 +41,7 @@ def prompt_text(processor: Any, question: str) -> str:
     Raises:
         HeadflowError: see :func:`chat`.
     """
-    if getattr(processor, "chat_template", None) or not _is_paligemma(processor):
+    if _template(processor) is not None or not _is_paligemma(processor):
         return chat(processor, question)
     return f"{processor.image_token}{processor.tokenizer.bos_token}{question}\n"
 
@@ -60,6 +62,12 @@ def around_question(processor: Any, question: str) -> tuple[str, str]:
     if not found:
         raise HeadflowError("the chat template leaves the question out; it must write the text of the message after the picture")
     return before.replace(place, question), after
+
+
+def _template(processor: Any) -> str | None:
+    """The chat template of the processor or, in older checkpoints, of its tokenizer alone."""
+    own = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    return own.get("default") if isinstance(own, dict) else own or None
 
 
 def _is_paligemma(processor: Any) -> bool:

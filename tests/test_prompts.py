@@ -156,9 +156,24 @@ def test_a_template_that_fails_is_explained(processor, template):
         chat(failing, QUESTION)
 
 
+def test_a_chat_template_that_only_the_tokenizer_has(processor):
+    """As in checkpoints from the time when tokenizer_config.json was the only place for it."""
+    older = copy.copy(processor)
+    older.tokenizer = copy.copy(processor.tokenizer)
+    older.tokenizer.chat_template, older.chat_template = processor.chat_template, None
+    assert chat(older, QUESTION) == chat(processor, QUESTION)
+
+
+def test_one_of_several_chat_templates(processor):
+    several = copy.copy(processor)
+    several.chat_template = {"default": processor.chat_template, "tool_use": "tools"}
+    assert chat(several, QUESTION) == chat(processor, QUESTION)
+
+
 def test_no_chat_template_is_explained(processor):
     bare = copy.copy(processor)
-    bare.chat_template = None
+    bare.tokenizer = copy.copy(processor.tokenizer)
+    bare.chat_template = bare.tokenizer.chat_template = None
     for ask in (chat, prompt_text, around_question):
         with pytest.raises(HeadflowError, match="no chat template"):
             ask(bare, "Why?")
