@@ -371,6 +371,19 @@ def test_pictures_of_other_shapes(case):
     assert wide.image != tall.image or wide.position_ids.ndim == 3 or case.family.prefix == "cross"
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_picture_on_its_side_has_as_many_tokens_at_other_places(cases, name):
+    """Positions in two dimensions (M-RoPE): keys of a wide grid are no baseline for a tall one."""
+    case = cases(name)
+    upright, side = case.capture, case.lvlm.capture(picture(1, case.family.size[::-1]), QUESTION)
+    assert side.input_ids == upright.input_ids
+    assert not torch.equal(side.position_ids, upright.position_ids)
+    with pytest.raises(HeadflowError, match="image size"):
+        run_masks(upright, np.ones((1, case.lvlm.layers, case.lvlm.heads), bool), baseline=swap_baseline(side))
+    with pytest.raises(HeadflowError, match="one image size"):
+        mean_baseline([upright, side])
+
+
 def test_the_model_answers_as_before(case):
     """Whatever was switched on for masked runs is off again, after a failure too."""
     lvlm, shown = case.lvlm, case.picture(1)
