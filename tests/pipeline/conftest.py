@@ -17,7 +17,7 @@ SMALL = {
     "clusters": {"permutations": 49},
     "report": {"scenes": 4},
 }
-COPIED = ("headflow", "stages", "reports/templates", "params.yaml", "dvc.yaml", "pyproject.toml", ".dvc/config", ".dvcignore", ".gitignore")
+COPIED = ("headflow", "stages", "data/pictures", "reports/templates", "params.yaml", "dvc.yaml", "pyproject.toml", ".dvc/config", ".dvcignore", ".gitignore")
 
 
 class Project:

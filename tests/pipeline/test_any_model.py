@@ -1,0 +1,85 @@
+"""Real photographs through every stage: with the embedded model, and with a random checkpoint of each family."""
+
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from headflow.params import Params
+from stages import cluster_heads, extract_features, fit_attributions, prepare_examples, prepare_model, render_report, run_ablations, sample_masks
+from tests.families import FAMILIES
+from tests.pipeline.photographs import CROPS, photographs
+
+MODEL_STAGES = (prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, cluster_heads, render_report)
+COUNT, REFERENCES = 5, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with the photographs."""
+    root = tmp_path_factory.mktemp("any_model")
+    photographs(root / "photographs")
+    return root
+
+
+def params(target: str, **models: str) -> Params:
+    return Params.model_validate(
+        {
+            "examples": {"source": "folder", "path": "photographs", "count": COUNT, "references": REFERENCES, "picture_size": [96, 64]},
+            "models": {key: {"id": id} for key, id in models.items()},
+            "features": {"target": target, "answer": "greedy", "only_correct": False},
+            "masks": {"count": 32, "held_out": 12},
+            "clusters": {"permutations": 19},
+            "report": {"scenes": 3},
+        }
+    )
+
+
+def run(folder: Path, settings: Params, key: str) -> dict:
+    """Every stage of one model; returns its metrics by stage."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        prepare_examples.main(settings)
+        for stage in MODEL_STAGES:
+            stage.main(settings, key)
+    finally:
+        os.chdir(before)
+    return {path.stem.removesuffix(f"_{key}"): json.loads(path.read_text()) for path in (folder / "reports/metrics").glob(f"*_{key}.json")}
+
+
+@pytest.mark.parametrize("name", ["tiny", *FAMILIES])
+def test_photographs_through_every_stage(name: str, folder: Path, tmp_path: Path) -> None:
+    checkpoint = "embedded" if name == "tiny" else str(FAMILIES[name].build(tmp_path / "model"))
+    # Half of the families explain the whole answer, half its first token.
+    target = "margin" if name == "tiny" else ("logit", "answer_logprob")[list(FAMILIES).index(name) % 2]
+    metrics = run(folder, params(target, **{name: checkpoint}), name)
+
+    features = pl.read_parquet(folder / f"data/features/{name}/features.parquet")
+    assert len(features) == metrics["extract_features"]["examples"] == COUNT and metrics["extract_features"]["skipped"] == 0
+    assert (features["answer_tokens"].list.len() > 0).all() and features["target_answer"].equals(features["stock_answer"].rename("target_answer"))
+    checks = metrics["run_ablations"]["checks"]
+    assert max(checks["identity"], checks["swap"]) < 1e-5 and checks["effect"] > 1e-3
+    assert metrics["run_ablations"]["prefix_mode"] == ("shared" if name == "tiny" else FAMILIES[name].prefix)
+    assert metrics["fit_attributions"]["largest_gap_intact_to_stock"] < 1e-4
+    attributions = pl.read_parquet(folder / f"data/attributions/{name}/attributions.parquet")
+    assert attributions["attribution"].is_finite().all() and attributions["attribution"].abs().max() > 0
+    page = (folder / f"reports/{name}/index.html").read_text()
+    assert "<svg" in page or "vegaEmbed" in page or "vega" in page
+
+
+def test_pictures_of_several_sizes_need_a_baseline_that_fits(folder: Path, tmp_path: Path) -> None:
+    """The mean over pictures of one grid says nothing about another: told before any masked run; a blank picture does it."""
+    from headflow.errors import HeadflowError
+
+    checkpoint = str(FAMILIES["qwen2_vl"].build(tmp_path / "model"))
+    settings = params("logit", sizes=checkpoint).model_dump()
+    settings["examples"] |= {"picture_size": None, "count": len(CROPS) - REFERENCES}
+    with pytest.raises(HeadflowError, match=r"one image size: set examples.picture_size, or use `baseline: blank`"):
+        run(folder, Params.model_validate(settings), "sizes")
+    settings["features"]["baseline"] = "blank"
+    metrics = run(folder, Params.model_validate(settings), "sizes")
+    assert metrics["fit_attributions"]["largest_gap_intact_to_stock"] < 1e-4
+    assert pl.read_parquet(folder / "data/features/sizes/features.parquet")["image_stop"].n_unique() > 1
