@@ -90,5 +90,8 @@ class Faults:
 
 def shown(value: object, most: int = 80) -> str:
     """A value from the data, quoted on one line and cut to ``most`` characters: it may be anything."""
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except RecursionError:  # lists in lists in lists
+        text = f"a {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -303,3 +303,29 @@ def test_any_value_anywhere_gives_a_table_or_a_clear_error(good: Path, data: st.
             assert str(error)
         else:
             EXAMPLES.check(table, "table")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3)), min_size=1, max_size=4))
+def test_any_bytes_anywhere_give_a_table_or_a_clear_error(good: Path, changes: list[tuple[float, bytes]]) -> None:
+    content = (good / "annotations/instances.json").read_bytes()
+    for place, new in changes:
+        start = int(place * len(content))
+        content = content[:start] + new + content[start + len(new) :]
+    (good / "annotations/any.json").write_bytes(content)
+    try:
+        read_coco(good, annotations="annotations/any.json", selection=SKIP)
+    except HeadflowError as error:
+        assert str(error)
+
+
+def test_values_nested_very_deep(good: Path) -> None:
+    """They can be read, but not all of them can be printed."""
+    for depth in (300, 900, 960, 980):
+        deep = "[" * depth + "]" * depth
+        for key in ("file_name", "id", "width"):
+            text = json.dumps({"images": [{"id": 1, "file_name": "001.png", "width": WIDTH, "height": HEIGHT} | {key: "DEEP"}], "annotations": [],
+                               "categories": CATEGORIES})  # fmt: skip
+            (good / "annotations/any.json").write_text(text.replace('"DEEP"', deep))
+            with pytest.raises(HeadflowError, match=r"image 1: its|not readable as JSON"):
+                read_coco(good, annotations="annotations/any.json")
