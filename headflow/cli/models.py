@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def show(console: Console) -> None:
     """What each family is, what it needs, and what the words mean; into a pipe every row is one whole line without colour."""
-    what = table("family", "class", "text model", "masked runs", "image tokens")
+    what = table("family", "class", "text model", "prefix", "image tokens")
     needs = table("family", "for example", "what to know")
     words = table("", "")
     for family in FAMILIES:

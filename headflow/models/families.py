@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-SHARED, FULL, CROSS = "shared prefix", "full sequence", "cross-attention"
+SHARED, RECOMPUTED, CROSS = "shared", "recomputed", "cross"
 MODES = {
     SHARED: "everything up to the end of the picture is computed once an example and shared by all masks",
-    FULL: "the whole prompt is computed anew for every mask, many at once: exact, and slower",
+    RECOMPUTED: "the whole prompt is computed anew for every mask, many at once: exact, and slower",
     CROSS: "the picture enters through cross-attention layers; their heads are the ones that are cut",
 }
-"""How masked runs are done. Which way a model takes is found by a check on the model itself, never by its name."""
+"""The modes of ``LVLM.prefix_mode``: what masked runs have in common. A model's own is found by a check on it, never by its name."""
 
 
 FIXED, BY_SIZE = "the same for all", "by size"
@@ -67,11 +67,11 @@ FAMILIES = (
     Family("Mistral3", f"Mistral3{ENDING}", "Mistral", SHARED, BY_SIZE, "mistralai/Mistral-Small-3.1-24B-Instruct-2503", "row-break tokens inside the picture"),
     Family("Pixtral in LLaVA", f"Llava{ENDING}", "Mistral", SHARED, BY_SIZE, "mistral-community/pixtral-12b", "row-break tokens inside the picture"),
     Family(
-        "PaliGemma", f"PaliGemma{ENDING}", "Gemma", FULL, FIXED, "google/paligemma-3b-mix-224",
+        "PaliGemma", f"PaliGemma{ENDING}", "Gemma", RECOMPUTED, FIXED, "google/paligemma-3b-mix-224",
         "the prompt sees both ways, so runs are slower; gated on the hub",
     ),
     Family(
-        "PaliGemma 2", f"PaliGemma{ENDING}", "Gemma2", FULL, FIXED, "google/paligemma2-3b-mix-224",
+        "PaliGemma 2", f"PaliGemma{ENDING}", "Gemma2", RECOMPUTED, FIXED, "google/paligemma2-3b-mix-224",
         "the prompt sees both ways, so runs are slower; soft-capped attention; gated on the hub",
     ),
     Family(

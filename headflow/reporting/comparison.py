@@ -84,10 +84,13 @@ class Model:
         )  # fmt: skip
 
     @property
-    def image_tokens(self) -> tuple[int, int]:
-        """Fewest and most tokens of the image span over the explained examples."""
+    def image_tokens(self) -> str:
+        """Fewest and most tokens of the image span over the explained examples; under cross-attention the picture is in no sequence."""
+        if self.prepared.image_layers is not None:
+            return "none in the prompt"
         spans = self.features.filter("explained").select(pl.col("image_stop") - pl.col("image_start")).to_series()
-        return int(spans.min() or 0), int(spans.max() or 0)
+        fewest, most = int(spans.min() or 0), int(spans.max() or 0)
+        return f"{fewest:,}" + (f" to {most:,}" if most > fewest else "")
 
 
 def load(inputs: Mapping[str, Mapping[str, str]]) -> list[Model]:
@@ -157,13 +160,13 @@ def overview(models: Sequence[Model], needed: pl.DataFrame, confidence: float) -
     counts = {(row["model"], row["share"]): row["heads"] for row in needed.iter_rows(named=True)}
     rows = []
     for model in models:
-        about, (fewest, most) = model.prepared, model.image_tokens
+        about = model.prepared
         asked, right, explained = model.features.height, int(model.features["correct"].sum()), model.fits.height
         low, high = numbers.share_interval(right, asked, confidence)
         layers = f"{about.layers}" + (f" of {about.decoder_layers}" if about.layers != about.decoder_layers else "")
         rows.append(
             (
-                tag("b", model.key), family_of(about.architecture), f"{layers} × {about.heads}", f"{fewest:,}" + (f" to {most:,}" if most > fewest else ""),
+                tag("b", model.key), family_of(about.architecture), f"{layers} × {about.heads}", model.image_tokens,
                 f"{explained:,} of {asked:,}", f"{percent(right / asked)} ({percent(low)} to {percent(high)})",
                 f"{counts.get((model.key, HALF)) or 'unknown'}, {counts.get((model.key, MOST)) or 'unknown'}",
                 about.dtype + (f", {about.quantization}" if about.quantization else ""),

@@ -116,6 +116,14 @@ def test_classes_are_those_of_transformers(family):
         assert hasattr(transformers, f"{stem}Model"), stem
 
 
+def test_modes_are_those_that_a_loaded_model_can_have():
+    from typing import get_args
+
+    from headflow.models.lvlm import PrefixMode
+
+    assert set(MODES) == set(get_args(PrefixMode))
+
+
 def test_a_class_of_one_family_goes_by_its_name_and_others_by_themselves():
     assert family_of("LlavaNextForConditionalGeneration") == "LLaVA-NeXT"
     assert family_of("LlavaForConditionalGeneration") == "Llava", "two families share it"
