@@ -3,6 +3,7 @@
 import polars as pl
 
 from headflow.analysis.clusters import cluster_heads, example_map, profiles
+from headflow.analysis.naming import name_examples
 from headflow.analysis.separation import separation
 from headflow.attribution.frames import attribution_grid
 from headflow.attribution.groups import label_columns
@@ -22,8 +23,7 @@ def main(params: Params, model: str) -> None:
     if missing := sorted(set(ids) - set(examples["id"])):
         raise HeadflowError(f"{paths.EXAMPLES}: has no example {missing[0]}, which the attributions name; run `dvc repro`")
     examples = pl.DataFrame({"id": ids}, schema={"id": pl.String}).join(examples, on="id", maintain_order="left")
-    # a set of pictures without object names still has answers, and they name what was asked about
-    names = examples["meaning_name" if "meaning_name" in examples.columns else "answer"].cast(pl.String).fill_null("?").to_list()
+    names = name_examples(examples).names
     vectors = grid.reshape(len(ids), -1)
 
     clusters = cluster_heads(grid, names, coverage=settings.coverage, max_clusters=settings.max_clusters)

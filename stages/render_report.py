@@ -17,6 +17,7 @@ def inputs(key: str) -> dict[str, str | dict[str, str]]:
     features, attributions, clusters = paths.features_dir(key), paths.attributions_dir(key), paths.clusters_dir(key)
     places = {"examples": paths.EXAMPLES, "masks": paths.masks(key), "model": paths.model_dir(key) / "model.json"}
     places |= {name: features / f"{name}.parquet" for name in ("features", "attention")}
+    places |= {"skipped_rows": paths.DATA / "skipped.parquet", "skipped_examples": features / "skipped.parquet"}
     places |= {name: attributions / f"{name}.parquet" for name in ("attributions", "fits", "predictions", "head_summary", "growth")}
     places |= {name: clusters / f"{name}.parquet" for name in ("head_clusters", "profiles", "example_map", "separation")}
     metrics = {stage: paths.metrics(stage, key).as_posix() for stage in RECORDING}

@@ -28,7 +28,7 @@ def attention_scatter(heads: pl.DataFrame, even_share: float, unit: str = "logit
     )
     spans = base.mark_rule(opacity=0.35, color=theme.QUIET).encode(y=alt.Y("low:Q", title=f"mean attribution, {unit}"), y2="high:Q")
     names = [_names(part, side) for side, part in _apart(rows, reach, named).group_by("side") if part.height]
-    layers = alt.layer(theme.rule_y(0), theme.rule_x(even_share, "evenly spread"), spans, points, *names)
+    layers = alt.layer(theme.rule_y(0), theme.rule_x(even_share, "evenly spread", left=even_share > 0.7 * reach), spans, points, *names)
     return layers.properties(width=theme.WIDTH, height=380, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
 
 

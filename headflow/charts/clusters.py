@@ -7,6 +7,7 @@ from headflow.charts import theme
 from headflow.charts.heads import grid_axes, grid_height
 
 MOST_HEADS = 40
+MOST_NAMES = 30
 
 
 def cluster_grid(head_clusters: pl.DataFrame, head_summary: pl.DataFrame) -> alt.LayerChart:
@@ -38,13 +39,21 @@ def cluster_grid(head_clusters: pl.DataFrame, head_summary: pl.DataFrame) -> alt
     return (rest + cells).properties(width=theme.WIDTH, height=grid_height(everywhere), autosize=alt.AutoSizeParams(type="fit", contains="padding"))
 
 
-def cluster_profiles(profiles: pl.DataFrame, head_clusters: pl.DataFrame, unit: str = "logits", names: list[str] | None = None) -> alt.LayerChart:
-    """Mean attribution of the strongest clustered heads for each object name (in the order of ``names``); heads stand by cluster."""
+def cluster_profiles(
+    profiles: pl.DataFrame, head_clusters: pl.DataFrame, unit: str = "logits", names: list[str] | None = None, noun: str = "object"
+) -> alt.LayerChart:
+    """Mean attribution of the strongest clustered heads for each of the most frequent names; heads stand by cluster.
+
+    Args:
+        names: all names in the order that they are to stand in; alphabetical if left out.
+        noun: what a name stands for.
+    """
     heads = theme.drawable(grouped(head_clusters)).sort("share", descending=True).head(MOST_HEADS).sort(["cluster", "share"], descending=[False, True])
     heads = heads.with_columns(pl.format("L{} H{}", "layer", "head").alias("name_of_head"), pl.col("cluster").cast(pl.String))
     order = heads["name_of_head"].to_list()
-    cells = theme.drawable(profiles.join(heads.select("layer", "head", "cluster", "name_of_head"), on=["layer", "head"]))
-    columns = [name for name in names or sorted(cells["name"].unique().to_list()) if name in set(cells["name"])]
+    columns = shown_names(profiles, names)
+    cells = profiles.filter(pl.col("name").is_in(columns)).join(heads.select("layer", "head", "cluster", "name_of_head"), on=["layer", "head"])
+    cells = theme.drawable(cells)
     # Order by domain, not by `sort`: that would put the names into an expression, and names may hold anything.
     y = alt.Y("name_of_head:N", scale=alt.Scale(domain=order), title="layer and head, by cluster", axis=alt.Axis(offset=14))
     # The strip beside the names says which rows belong together; it repeats the colours of the cluster grid.
@@ -58,13 +67,20 @@ def cluster_profiles(profiles: pl.DataFrame, head_clusters: pl.DataFrame, unit: 
         .mark_rect()
         .encode(
             y=y,
-            x=alt.X("name:N", title="main object", scale=alt.Scale(domain=columns), axis=alt.Axis(labelAngle=-40 if len(columns) > 6 else 0, labelLimit=90)),
+            x=alt.X("name:N", title=noun, scale=alt.Scale(domain=columns), axis=alt.Axis(labelAngle=-40 if len(columns) > 6 else 0, labelLimit=90)),
             color=theme.signed("attribution", cells, f"mean attribution, {unit}", orient="top", direction="horizontal"),
-            tooltip=[alt.Tooltip("name_of_head:N", title="head"), "cluster:N", alt.Tooltip("name:N", title="object"),
+            tooltip=[alt.Tooltip("name_of_head:N", title="head"), "cluster:N", alt.Tooltip("name:N", title=noun),
                      alt.Tooltip("attribution:Q", title=f"mean attribution, {unit}", format="+.3f"), "examples:Q"],
         )
     )  # fmt: skip
     return (grid + strip).properties(width=theme.WIDTH, height=150 + 17 * len(order), autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+
+
+def shown_names(profiles: pl.DataFrame, names: list[str] | None = None) -> list[str]:
+    """The MOST_NAMES names with most examples, in the order of ``names`` (else of the alphabet)."""
+    counts = profiles.group_by("name").agg(pl.col("examples").max()).sort(["examples", "name"], descending=[True, False])
+    kept = set(counts["name"].head(MOST_NAMES).to_list())
+    return [name for name in names or sorted(kept) if name in kept]
 
 
 def _cluster_fill(head_clusters: pl.DataFrame) -> alt.Fill:

@@ -9,6 +9,8 @@ from headflow.charts import numbers, theme
 
 MOST_EXAMPLES = 300
 MOST_THUMBNAILS = 120
+THUMBNAIL, FEW, LARGER = 28, 30, 48
+"""Side of a picture on the map, pixels; LARGER where there are no more than FEW of them."""
 MOST_COLOURS = 10
 ALPHA = 0.05
 FRAME = alt.ViewBackground(stroke=theme.FAINT)
@@ -44,8 +46,9 @@ def _thumbnails(base: alt.Chart, rows: pl.DataFrame, tooltip: list[alt.Tooltip])
             .encode(**axes, tooltip=tooltip)
             .properties(width=650, height=400, view=FRAME, title="Every example where its attributions put it")
         )
-    frames = base.mark_square(size=900, color="#ffffff", opacity=1, stroke=theme.RULE, strokeWidth=0.8).encode(**axes)
-    images = base.mark_image(width=28, height=28).encode(**axes, url="image:N", tooltip=tooltip)
+    side = LARGER if rows.height <= FEW else THUMBNAIL
+    frames = base.mark_square(size=(side + 2) ** 2, color="#ffffff", opacity=1, stroke=theme.RULE, strokeWidth=0.8).encode(**axes)
+    images = base.mark_image(width=side, height=side).encode(**axes, url="image:N", tooltip=tooltip)
     return (frames + images).properties(width=650, height=430, view=FRAME, title="Every picture where its attributions put it")
 
 
@@ -68,9 +71,7 @@ def _coordinate(field: str) -> alt.X | alt.Y:
 
 def separation(table: pl.DataFrame) -> alt.HConcatChart:
     """For each label: variance explained, nearest-neighbour purity and silhouette; filled where its p-value is below 0.05."""
-    rows = theme.drawable(table).with_columns(
-        pl.format("{}: {}", "kind", pl.col("label").map_elements(plain, return_dtype=pl.String)).alias("name")
-    )
+    rows = theme.drawable(table).with_columns(pl.format("{}: {}", "kind", pl.col("label").map_elements(plain, return_dtype=pl.String)).alias("name"))
     rows = rows.sort(["kind", "explained"], descending=[True, True])
     panels = [
         _measure(rows, "explained", "explained_chance", "explained_p", "variance explained, share", labelled=True),

@@ -19,6 +19,9 @@ SIGNED = "blueorange"
 MAGNITUDE = "viridis"
 """Every magnitude and every depth: perceptually even, dark to light."""
 
+DIGITS = 6
+"""Significant digits of the numbers in a chart's data."""
+
 KINDS = {"meaning": "#0f766e", "looks": "#a2417e"}
 """The two kinds of label, wherever they are compared."""
 
@@ -79,8 +82,11 @@ alt.data_transformers.enable("default", max_rows=None)
 
 
 def drawable(frame: pl.DataFrame) -> pl.DataFrame:
-    """``frame`` with NaN and infinities as nulls, which JSON can hold and Vega leaves out."""
-    return frame.with_columns(pl.when(cs.float().is_finite()).then(cs.float()))
+    """``frame`` with NaN and infinities as nulls, which JSON can hold and Vega leaves out, and no digits that nobody can see.
+
+    A model of a thousand heads fills several charts with them, and every digit stands on the page.
+    """
+    return frame.with_columns(pl.when(cs.float().is_finite()).then(cs.float().round_sig_figs(DIGITS)))
 
 
 def signed(field: str, frame: pl.DataFrame, title: str, **legend: object) -> alt.Color:
@@ -106,9 +112,9 @@ def category(field: str, values: Iterable[str | None], title: str, **legend: obj
     return alt.Color(f"{field}:N", title=title, scale=scale, legend=alt.Legend(**legend) if legend else alt.Undefined)
 
 
-def rule_x(value: float, label: str = "") -> alt.LayerChart | alt.Chart:
-    """A vertical rule at a chance level, a stock value or zero, with its name beside it."""
-    return _rule(value, label, "x")
+def rule_x(value: float, label: str = "", *, left: bool = False) -> alt.LayerChart | alt.Chart:
+    """A vertical rule at a chance level, a stock value or zero, with its name beside it, on its left where there is no room on its right."""
+    return _rule(value, label, "x", left=left)
 
 
 def rule_y(value: float, label: str = "") -> alt.LayerChart | alt.Chart:
@@ -116,7 +122,7 @@ def rule_y(value: float, label: str = "") -> alt.LayerChart | alt.Chart:
     return _rule(value, label, "y")
 
 
-def _rule(value: float, label: str, axis: str) -> alt.LayerChart | alt.Chart:
+def _rule(value: float, label: str, axis: str, *, left: bool = False) -> alt.LayerChart | alt.Chart:
     data = alt.Chart(pl.DataFrame({"value": [float(value)], "label": [label]}))
     place = {axis: "value:Q"}
     rule = data.mark_rule(strokeDash=[4, 3]).encode(**place)
@@ -124,5 +130,6 @@ def _rule(value: float, label: str, axis: str) -> alt.LayerChart | alt.Chart:
         return rule
     # At the top of a vertical rule, at the right end of a horizontal one: rarely where the data are.
     side = {"y": alt.value(0)} if axis == "x" else {"x": alt.value("width")}
-    shape = {"align": "left", "baseline": "top", "dx": 4} if axis == "x" else {"align": "right", "baseline": "bottom", "dy": -3}
+    across = {"align": "right" if left else "left", "baseline": "top", "dx": -4 if left else 4}
+    shape = across if axis == "x" else {"align": "right", "baseline": "bottom", "dy": -3}
     return rule + data.mark_text(color=QUIET, **shape).encode(text="label:N", **place, **side)

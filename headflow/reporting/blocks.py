@@ -8,8 +8,8 @@ import polars as pl
 import yaml
 from markupsafe import Markup
 
-from headflow.charts.pictures import data_uri
-from headflow.reporting import provenance
+from headflow.charts.pictures import data_uri, longest_side
+from headflow.reporting import provenance, targets
 from headflow.reporting.html import table, tag
 from headflow.reporting.run import Run
 from headflow.reporting.words import MINUS, counted, listed, number
@@ -20,12 +20,23 @@ BASELINES = {
     "swap": "another picture",
     "closed": "nothing",
 }
-TARGETS = {"logit": "logit", "logprob": "log-probability", "margin": "margin over the best other candidate, in logits,"}
+PREFIX_MODES = {
+    "shared": "what stands before the question is computed once and shared by all masked runs",
+    "recomputed": "later tokens reach back in this model, so every masked run computes the whole prompt anew",
+    "cross": "the picture is read through layers of cross-attention, whose keys all masked runs share",
+}
 ROLES = ("system", "image", "question", "role", "final", "answer")
 MOST_TOKENS = 160
 MOST_QUESTIONS = 4
+MOST_SKIPPED = 20
 LONG_ANSWER = 20
 """Letters beyond which answers need wider cards."""
+LONGEST_TEXT = 240
+"""Letters of a question or an answer that are shown."""
+PHOTOGRAPH = 64
+"""Pictures with a longer side than this, pixels, are shown larger."""
+LARGE = 400
+"""Longest side of the pictures that are shown larger, pixels."""
 LONG = 24
 """Rows beyond which a table is folded."""
 
@@ -33,21 +44,21 @@ LONG = 24
 def header(run: Run) -> Markup:
     """Title, the question in plain words, and the method in one paragraph."""
     questions = run.asked["question"].unique(maintain_order=True).to_list()
-    asked = Markup(" ").join(Markup("“{}”").format(question) for question in questions[:MOST_QUESTIONS])
+    asked = Markup(" ").join(Markup("“{}”").format(_clipped(question)) for question in questions[:MOST_QUESTIONS])
     if len(questions) > MOST_QUESTIONS:
         asked += f" and {len(questions) - MOST_QUESTIONS} more"
     purposes = dict(run.masks["purpose"].value_counts().iter_rows())
     features = run.params["features"]
     model = run.model["id"] if run.model["id"] != "embedded" else "the small model that ships with headflow"
     question = Markup(
-        "A vision-language model sees a picture, is asked about it, and answers with a word. Somewhere between, attention heads must have "
-        "carried what is in the picture over to the words. Which of its {} heads did it, and what do they follow: what the thing is, or what it looks like?"
-    ).format(run.model["layers"] * run.model["heads"])
+        "A vision-language model sees a picture, is asked about it, and answers in words. Somewhere between, attention heads must have "
+        "carried what is in the picture over to the words. Which of its {} heads did it{}?"
+    ).format(f"{run.model['layers'] * run.model['heads']:,}", ", and what do they follow: what the thing is, or what it looks like" if run.labelled else "")
     method = Markup(
         "Here {} ({} layers of {} heads) was asked {} about {}. For each of {} explained, its heads were <a href='#term-ablation'>cut</a> "
-        "in {} combinations (<a href='#term-mask'>masks</a>): a cut head reads {} where the picture was, and all else stays as it is. "
-        "A linear regression of the {} of the answer (the <a href='#term-target'>target</a>) on which heads were intact then gives each head an "
-        "<a href='#term-attribution'>attribution</a>: what it adds when it sees the picture. The fit is judged on {} combinations that it never saw."
+        "in {} (<a href='#term-mask'>masks</a>): a cut head reads {} where the picture was, and all else stays as it is. "
+        "A linear regression of the {} (the <a href='#term-target'>target</a>) on which heads were intact then gives each head an "
+        "<a href='#term-attribution'>attribution</a>: what it adds when it sees the picture. The fit is judged on {} that it never saw."
     ).format(
         model,
         run.model["layers"],
@@ -55,10 +66,10 @@ def header(run: Run) -> Markup:
         asked,
         counted(run.asked["scene"].n_unique(), "picture"),
         counted(len(run.explained), "example"),
-        f"{purposes.get('fit', 0):,}",
+        counted(purposes.get("fit", 0), "combination"),
         BASELINES.get(features["baseline"], features["baseline"]),
-        TARGETS.get(features["target"], features["target"]),
-        f"{purposes.get('held_out', 0):,}",
+        targets.described(features),
+        counted(purposes.get("held_out", 0), "combination"),
     )
     return (
         tag("p", f"headflow report · {run.key}", class_="kicker")
@@ -89,41 +100,69 @@ def scenes(run: Run, most: int) -> Markup:
     first = asked.head(most)
     left_out = asked.filter(~pl.col("explained")).join(first, on="id", how="anti").head(4)
     many = asked["question"].n_unique() > 1
-    long = max((len(answer) for answer in (*first["answer"], *first["stock_answer"])), default=0) > LONG_ANSWER
-    shape = "scenes wide" if long or many else "scenes"
-    blocks = [tag("div", *(_card(row, many) for row in first.iter_rows(named=True)), class_=shape)]
+    long = max((len(answer or "") for answer in (*first["answer"], *first["stock_answer"])), default=0) > LONG_ANSWER
+    large = any(longest_side(picture) > PHOTOGRAPH for picture in first["image"])
+    shape = "scenes photographs" if large else "scenes wide" if long or many else "scenes"
+
+    def cards(rows: pl.DataFrame) -> Markup:
+        return tag("div", *(_card(row, many, large) for row in rows.iter_rows(named=True)), class_=shape)
+
+    blocks = [cards(first)]
     if not left_out.is_empty():
-        blocks.append(tag("p", "Further examples that were left out:", class_="quiet"))
-        blocks.append(tag("div", *(_card(row, many) for row in left_out.iter_rows(named=True)), class_=shape))
+        blocks += [tag("p", "Further examples that were left out:", class_="quiet"), cards(left_out)]
     return Markup("").join(blocks)
 
 
-def _card(row: Mapping[str, Any], with_question: bool) -> Markup:
+def _card(row: Mapping[str, Any], with_question: bool, large: bool) -> Markup:
     right = bool(row["correct"])
-    lines = [tag("p", row["question"], class_="quiet")] if with_question else []
+    lines = [tag("p", _clipped(row["question"]), class_="quiet")] if with_question else []
     lines += [
-        tag("p", tag("span", "shown ", class_="quiet"), row["answer"]),
-        tag("p", tag("span", "said ", class_="quiet"), tag("b", row["stock_answer"])),
+        tag("p", tag("span", "true ", class_="quiet"), _clipped(row["answer"])),
+        tag("p", tag("span", "said ", class_="quiet"), tag("b", _clipped(row["stock_answer"]))),
         tag("p", "✓ " if right else "✗ ", "left out" if not row["explained"] else "right" if right else "wrong", class_="verdict"),
     ]
-    picture = tag("img", src=data_uri(row["image"]), alt=f"{row['id']}: {row['answer']}")
+    uri = data_uri(row["image"], LARGE) if large else data_uri(row["image"])
+    picture = tag("img", src=uri, alt=f"{row['id']}: {_clipped(row['answer'])}")
     return tag("div", picture, *lines, class_="scene" if right else "scene wrong")
+
+
+def _clipped(text: str | None) -> str:
+    """``text``, cut where it is longer than anybody reads on a card; a dash where there is none."""
+    if not text:
+        return "–"
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT].rstrip() + " …"
+
+
+def skipped(run: Run) -> Markup | None:
+    """The faulty rows of the data and the examples that could not be put to the model, each with its reason; None if there are none."""
+    frames = {"preparing the data": run.skipped_rows, "asking this model": run.skipped_examples}
+    rows = [
+        ("" if row["row"] is None else f"{row['row']:,}", row["id"] or "–", row["reason"], where)
+        for where, frame in frames.items()
+        for row in frame.iter_rows(named=True)
+    ]
+    if not rows:
+        return None
+    shown = table(["row", "example", "what is wrong with it", "found when"], rows[:MOST_SKIPPED], class_="skipped")
+    more = len(rows) - MOST_SKIPPED
+    return shown + (tag("p", f"and {more:,} more", class_="quiet") if more > 0 else "")
 
 
 def prompt(row: Mapping[str, Any]) -> Markup:
     """One example's prompt token by token (a row of ``Run.asked``); the image span is drawn as its picture."""
     start, stop = row["image_start"], row["image_stop"]
     pieces = list(zip(row["tokens"], row["roles"], strict=True))
-    span = tag("span", tag("img", src=data_uri(row["image"]), alt="the picture"), f" × {stop - start}", class_="token role-image", title="image span")
+    count = f" × {stop - start:,}" if stop - start > 1 else ""
+    span = tag("span", tag("img", src=data_uri(row["image"]), alt="the picture"), count, class_="token role-image", title="image span")
     shown = [*(_token(*piece) for piece in pieces[:start]), span, *(_token(*piece) for piece in pieces[stop:])]
     if len(shown) > MOST_TOKENS:
         half = MOST_TOKENS // 2
         shown = [*shown[:half], tag("span", f"… {len(shown) - 2 * half} more …", class_="quiet"), *shown[-half:]]
     used = [role for role in ROLES if role in set(row["roles"])]
     legend = tag("p", *(tag("span", role, class_=f"token role-{role}") for role in used), class_="legend")
-    return tag(
-        "div", legend, tag("p", *shown, tag("span", " → ", class_="quiet"), tag("span", row["stock_answer"], class_="token role-answer"), class_="prompt")
-    )
+    if "answer" not in used:  # else its tokens are part of the prompt already
+        shown += [tag("span", " → ", class_="quiet"), tag("span", _clipped(row["stock_answer"]), class_="token role-answer")]
+    return tag("div", legend, tag("p", *shown, class_="prompt"))
 
 
 def _token(text: str, role: str) -> Markup:
@@ -186,7 +225,8 @@ def _value(value: Any) -> str:
 
 def caveats(run: Run) -> Markup:
     """What this cannot show."""
-    baseline = run.params["features"]["baseline"]
+    features = run.params["features"]
+    baseline = features["baseline"]
     points = [
         (
             "A sum stands in for a model.",
@@ -204,7 +244,7 @@ def caveats(run: Run) -> Markup:
         ),
         (
             "Attribution is tied to one target.",
-            "Two examples with the same answer share the token that is explained, so attributions may look alike for that reason too, not "
+            "Two examples with the same answer share what is explained, so attributions may look alike for that reason too, not "
             "only because the things are alike.",
         ),
         (
@@ -212,28 +252,64 @@ def caveats(run: Run) -> Markup:
             f"They are at {run.confidence:.0%} over the examples at hand, one head at a time. They say nothing of other models, questions or kinds of picture, "
             "and count questions about one picture as independent.",
         ),
-        ("Only the first token of an answer counts", "where the target is a single token's logit, log-probability or margin."),
+        _about_answers(features),
     ]
+    if features.get("answer") == "greedy":
+        points.append(("What the model says is explained, right or wrong.", "A head that carries a mistake counts like one that carries the truth."))
+    if not run.labelled:
+        points.append(("Nothing is known of the pictures but their answers.", "Whether heads follow meaning or looks needs labels of both."))
     return tag(
         "div", tag("h2", "What this cannot show", id="caveats"), tag("ul", *(tag("li", tag("b", head), " ", text) for head, text in points)), class_="caveats"
     )
 
 
+def _about_answers(features: Mapping[str, Any]) -> tuple[str, str]:
+    if targets.whole_answer(features):
+        return "Long answers weigh more.", "The target adds up over the tokens of an answer, so examples with long answers have larger attributions."
+    return "Only the first token of an answer counts.", "What comes after it, in answers of several tokens, is not explained."
+
+
 def colophon(run: Run, folder: Path = Path()) -> Markup:
-    """Params of every group used, the model, versions, seeds, the git commit."""
+    """Params of every group used, the model and how it was run, versions, seeds, the git commit."""
     params = {group: value for group, value in run.params.items() if group != "models"}
     params["models"] = {run.key: run.params.get("models", {}).get(run.key)}
     seeds = listed([f"{group} {value['seed']}" for group, value in params.items() if isinstance(value, dict) and "seed" in value])
+    model, own = run.model, params["models"][run.key] or {}
     facts = [
-        ("model", f"{run.model['id']}, {run.model['architecture']}, {run.model['dtype']}, revision {run.model.get('revision') or 'none'}"),
-        ("fingerprint", run.model["fingerprint"]),
+        ("model", f"{model['id']}, {model['architecture']}, revision {model.get('revision') or 'none'}"),
+        ("weights", f"{model['dtype']}, {'quantised to ' + model['quantization'] if model.get('quantization') else 'not quantised'}"),
+        ("attention", f"{model.get('attn') or 'auto'} in the untouched model; masked runs bring their own"),
+        ("device map", own.get("device_map") or "auto"),
+        ("layers", _layers(model)),
+        ("masked runs", PREFIX_MODES.get(run.prefix_mode or "", "not recorded")),
+        ("target", f"{targets.described(run.params['features'])}, in {run.unit}"),
+        ("fingerprint", model["fingerprint"]),
         ("seeds", seeds or "none"),
         ("git commit", provenance.commit(folder)),
         ("versions", ", ".join(f"{name} {version}" for name, version in provenance.versions().items())),
     ]
     written = yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
+    warning = tag(
+        "p",
+        tag("b", "This run executed code that came with the model"),
+        " (trust_remote_code: true). headflow's checks test what the heads do, not what else that code does; read it before you trust it.",
+        class_="warning",
+    )
     return (
         tag("h2", "Made with", id="colophon")
+        + (warning if model.get("trust_remote_code") else "")
         + tag("table", tag("tbody", *(tag("tr", tag("th", name), tag("td", value)) for name, value in facts)), class_="facts")
         + tag("details", tag("summary", "parameters"), tag("pre", written))
+    )
+
+
+def _layers(model: Mapping[str, Any]) -> str:
+    """Which decoder layers the figures' layers are."""
+    through = model.get("image_layers")
+    every = model.get("decoder_layers") or model["layers"]
+    if not through:
+        return f"{model['layers']} of {model['heads']} heads, all layers of the decoder"
+    return (
+        f"{model['layers']} of {model['heads']} heads: the {len(through)} of {every} decoder layers that read the picture; layers 0, 1, 2 … of the "
+        f"figures are decoder layers {', '.join(map(str, through))}"
     )

@@ -25,14 +25,15 @@ TERMS = {
     "token": Term(
         "token and role",
         "A model reads a prompt as a row of tokens. Those before the picture are system tokens; those of the picture form the image span, any "
-        "separators between them included; then come the question, the role marker (such as ASSISTANT) and the final token, after which the "
-        "answer is generated.",
+        "separators between them included, and those of several tiles too; then come the question, the role marker (such as ASSISTANT) and the final "
+        "token, after which the answer is generated. Models with cross-attention read the picture beside the prompt.",
     ),
     "target": Term(
         "target",
-        "The number that is explained, read at the last token of the prompt: the logit of the true answer's first token, or its log-probability, "
-        "or its margin over the best other candidate answer, as the parameters say. A logit is the model's raw score for a token; a rise by 1 multiplies "
-        "its odds against every other token by e ≈ 2.7. Log-probabilities are in nats.",
+        "The number that is explained. Read at the last token of the prompt: the logit of the answer's first token, or its log-probability, or its "
+        "margin over the best other candidate answer. Or, with the answer fed to the model token by token, the log-probability of the whole of it. The "
+        "answer is the true one or the model's own; the parameters say which. A logit is the model's raw score for a token; a rise by 1 multiplies its "
+        "odds against every other token by e ≈ 2.7. Log-probabilities are in nats.",
     ),
     "ablation": Term(
         "cutting a head",
@@ -84,8 +85,9 @@ TERMS = {
     ),
     "cluster": Term(
         "cluster of heads",
-        "Heads whose mean attributions over object names rise and fall together (cosine, average linkage). Only the strongest heads, which "
-        "together hold most of the summed size of all attributions, are grouped; the number of clusters is the one with the best silhouette.",
+        "Heads whose mean attributions over object names (over answers where objects have no names) rise and fall together (cosine, average "
+        "linkage). Only the strongest heads, which together hold most of the summed size of all attributions, are grouped; the number of clusters "
+        "is the one with the best silhouette.",
     ),
     "silhouette": Term(
         "silhouette",

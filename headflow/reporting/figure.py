@@ -19,20 +19,22 @@ VERSION = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 LARGEST_PNG = 300_000
 
 
-def show(figure: str, *, asks: str, says: str, body: alt.TopLevelMixin | Markup, how: str, terms: Sequence[str] = ()) -> None:
+def show(figure: str, *, asks: str, says: str, body: alt.TopLevelMixin | Markup | None, how: str, terms: Sequence[str] = ()) -> None:
     """Display a figure in a notebook; the page is made from what is displayed here.
 
     Args:
         figure: id of the figure, its anchor on the page and the name of its picture file.
         asks: the heading, a question.
         says: the sentence that this run's numbers give.
-        body: a chart, or HTML for what is no chart.
+        body: a chart, or HTML for what is no chart; None where this run has nothing to draw, which the sentence then says.
         how: how it was computed.
         terms: keys of the definitions that ``how`` leans on.
     """
     links = [tag("a", TERMS[term].name, href=f"#term-{term}") for term in terms]
     defined = Markup(" Defined below: {}.").format(Markup(", ").join(links)) if links else ""
     display(_html(tag("h3", asks, id=figure) + tag("p", says, class_="says")))
+    if body is None:
+        return
     if isinstance(body, Markup):
         display(_html(tag("div", body, class_="block")))
     else:

@@ -10,20 +10,21 @@ from typing import Any
 import polars as pl
 
 from headflow import tables
+from headflow.analysis.naming import Naming, name_examples
 from headflow.charts import pictures
 from headflow.charts.numbers import thinned
 from headflow.errors import HeadflowError
 from headflow.files import read_json
+from headflow.reporting import targets
 
 TABLES = {
     "examples": tables.EXAMPLES, "features": tables.FEATURES, "attention": tables.ATTENTION, "masks": tables.MASKS,
     "attributions": tables.ATTRIBUTIONS, "fits": tables.FITS, "predictions": tables.PREDICTIONS, "head_summary": tables.HEAD_SUMMARY,
     "growth": tables.GROWTH, "head_clusters": tables.HEAD_CLUSTERS, "profiles": tables.PROFILES, "example_map": tables.EXAMPLE_MAP,
-    "separation": tables.SEPARATION,
+    "separation": tables.SEPARATION, "skipped_rows": tables.SKIPPED, "skipped_examples": tables.SKIPPED,
 }  # fmt: skip
 """The tables that a report is made from, by the name under which their paths are given."""
 
-UNITS = {"logit": "logits", "logprob": "nats", "margin": "logits"}
 MOST_PICTURES = 300
 DESCRIPTION = {"id": str, "dtype": str, "architecture": str, "layers": int, "heads": int, "fingerprint": str}
 
@@ -49,11 +50,13 @@ class Run:
     profiles: pl.DataFrame
     example_map: pl.DataFrame
     separation: pl.DataFrame
+    skipped_rows: pl.DataFrame
+    skipped_examples: pl.DataFrame
 
     @property
     def unit(self) -> str:
         """Unit of the target."""
-        return UNITS.get(self.params["features"]["target"], "target units")
+        return targets.unit(self.params["features"])
 
     @property
     def confidence(self) -> float:
@@ -65,6 +68,16 @@ class Run:
         """What the checks before the masked runs found; empty if there is no record."""
         recorded = self.metrics.get("run_ablations", {})
         return {name.removeprefix("checks."): value for name, value in recorded.items() if name.startswith("checks.")}
+
+    @property
+    def prefix_mode(self) -> str | None:
+        """``shared``, ``recomputed`` or ``cross``: how masked runs treated what stands before the text; None = no record."""
+        return self.model.get("prefix_mode") or self.metrics.get("run_ablations", {}).get("prefix_mode")
+
+    @property
+    def picture_in_prompt(self) -> bool:
+        """Whether the picture stands in the prompt; else cross-attention reads it."""
+        return self.prefix_mode != "cross" and not self.model.get("image_layers")
 
     @cached_property
     def explained(self) -> list[str]:
@@ -82,16 +95,28 @@ class Run:
         names = [name for name in self.examples.columns if name.startswith(("meaning_", "looks_"))]
         return self.examples.select("id", *(pl.col(name).cast(pl.String) for name in names))
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the examples carry any label of meaning or looks."""
+        return len(self.labels.columns) > 1
+
+    @cached_property
+    def naming(self) -> Naming:
+        """What the explained examples are called, in order: as the clusters of heads were made."""
+        return name_examples(self.examples.filter(pl.col("id").is_in(self.explained)).sort("id"))
+
     @cached_property
     def names(self) -> pl.DataFrame:
-        """``id``, ``name`` and ``category`` of each example's main object; pictures without names go by their answers."""
-        name, category = (column if column in self.examples.columns else "answer" for column in ("meaning_name", "meaning_category"))
-        return self.examples.select("id", pl.col(name).cast(pl.String).alias("name"), pl.col(category).cast(pl.String).alias("category"))
+        """``id``, ``name`` and ``category`` of each explained example; without categories a name is its own."""
+        category = "meaning_category" if "meaning_category" in self.labels.columns else None
+        named = pl.DataFrame({"id": self.explained, "name": self.naming.names}, schema={"id": pl.String, "name": pl.String})
+        named = named.join(self.labels, on="id", maintain_order="left")
+        return named.select("id", "name", pl.col(category or "name").fill_null(pl.col("name")).alias("category"))
 
     @cached_property
     def name_order(self) -> list[str]:
-        """Object names, those of one category together."""
-        return self.names.drop_nulls("name").unique(["name", "category"]).sort("category", "name")["name"].unique(maintain_order=True).to_list()
+        """Names, those of one category together."""
+        return self.names.unique(["name", "category"]).sort("category", "name")["name"].unique(maintain_order=True).to_list()
 
     @cached_property
     def pictures(self) -> pl.DataFrame:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from headflow import charts
-from headflow.charts import numbers, pictures, theme
+from headflow.charts import clusters, numbers, pictures, theme
 from headflow.reporting.figure import LARGEST_PNG, png
-from tests.reporting import synthetic_run
+from tests.reporting import synthetic_run, unlabelled_run
 
 FIGURES: dict[str, Callable[[synthetic_run.Run], alt.TopLevelMixin]] = {
     "head_grid": lambda run: charts.head_grid(run.head_summary),
@@ -175,3 +175,49 @@ def test_tooltips_of_examples_carry_pictures(run):
         assert "image" in fields
         uris = {row["image"] for rows in spec["datasets"].values() for row in rows if "image" in row}
         assert uris and all(uri.startswith("data:image/png;base64,") for uri in uris)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> synthetic_run.Run:
+    return unlabelled_run.make()
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in ("growth", "separation")])
+def test_figure_of_photographs_without_labels_and_many_heads(name, photographs):
+    spec = FIGURES[name](photographs).to_dict(validate=True)
+    assert len(png(spec)) < LARGEST_PNG
+    assert len(json.dumps(spec, allow_nan=False)) < 600_000
+
+
+def test_the_map_of_unlabelled_pictures_has_no_coloured_panels_and_shows_few_pictures_larger(photographs):
+    spec = FIGURES["example_map"](photographs).to_dict()
+    assert len(spec["vconcat"]) == 1
+    marks = [layer["mark"] for layer in spec["vconcat"][0]["layer"]]
+    assert {"type": "image", "width": 48, "height": 48} in marks
+
+
+def test_profiles_show_the_most_frequent_of_many_names(run):
+    rows = [
+        {"layer": 0, "head": head, "name": f"thing {place:03d}", "attribution": 1.0, "examples": 3 if place % 5 == 0 else 1}
+        for head in range(2) for place in range(200)
+    ]  # fmt: skip
+    heads = pl.DataFrame({"layer": [0, 0], "head": [0, 1], "cluster": [0, 1], "share": [0.6, 0.4], "silhouette": [0.5, 0.5]})
+    shown = clusters.shown_names(pl.DataFrame(rows))
+    assert shown == [f"thing {place:03d}" for place in range(0, 150, 5)] and len(shown) == clusters.MOST_NAMES
+    assert clusters.shown_names(pl.DataFrame(rows), list(reversed(shown))) == shown[::-1]
+    spec = charts.cluster_profiles(pl.DataFrame(rows), heads, noun="answer").to_dict()
+    assert "thing 001" not in json.dumps(spec) and "thing 145" in json.dumps(spec)
+    assert spec["layer"][0]["encoding"]["x"]["title"] == "answer"
+
+
+def test_numbers_in_charts_carry_no_digits_that_nobody_can_see():
+    frame = theme.drawable(pl.DataFrame({"x": [1 / 3, 123456.789, float("nan"), float("inf"), None], "n": [1234567, 1, 1, 1, 1]}))
+    assert frame["x"].to_list() == [0.333333, 123457.0, None, None, None] and frame["n"][0] == 1234567
+
+
+def test_the_name_of_a_rule_at_the_right_edge_stands_on_its_left():
+    heads = pl.DataFrame({"layer": [0], "head": [0], "mean": [1.0], "low": [0.5], "high": [1.5], "single_mean": [0.1], "examples": [3], "clear": [True],
+                          "name_of_head": ["L0 H0"], "attention": [0.4]})  # fmt: skip
+    for share, side in ((0.95, "right"), (0.1, "left")):
+        marks = json.dumps(charts.attention_scatter(heads, share).to_dict())
+        assert f'"align": "{side}", "baseline": "top"' in marks

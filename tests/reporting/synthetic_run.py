@@ -51,6 +51,8 @@ class Run:
     profiles: pl.DataFrame
     example_map: pl.DataFrame
     separation: pl.DataFrame
+    skipped_rows: pl.DataFrame
+    skipped_examples: pl.DataFrame
 
     def but(self, **frames: pl.DataFrame) -> "Run":
         """The same run with some tables replaced."""
@@ -79,11 +81,13 @@ def make(seed: int = 0, scenes: int = 40, masks: int = 256) -> Run:
         profiles=_profiles(attributions, explained),
         example_map=_map(truth, explained),
         separation=_separation(),
+        skipped_rows=skipped(),
+        skipped_examples=skipped(),
     )
 
 
-def write(run: Run, root: Path, key: str = "tiny", metrics: bool = True) -> None:
-    """Write ``run`` below ``root`` where the stages would have written it."""
+def write(run: Run, root: Path, key: str = "tiny", metrics: bool = True, model: dict | None = None) -> None:
+    """Write ``run`` below ``root`` where the stages would have written it; ``model`` describes another model than the embedded one."""
     places = {
         "examples": ("examples.parquet", tables.EXAMPLES), "features": (f"features/{key}/features.parquet", tables.FEATURES),
         "attention": (f"features/{key}/attention.parquet", tables.ATTENTION), "masks": (f"masks/{key}.parquet", tables.MASKS),
@@ -92,25 +96,35 @@ def write(run: Run, root: Path, key: str = "tiny", metrics: bool = True) -> None
         "head_summary": (f"attributions/{key}/head_summary.parquet", tables.HEAD_SUMMARY),
         "growth": (f"attributions/{key}/growth.parquet", tables.GROWTH), "head_clusters": (f"clusters/{key}/head_clusters.parquet", tables.HEAD_CLUSTERS),
         "profiles": (f"clusters/{key}/profiles.parquet", tables.PROFILES), "example_map": (f"clusters/{key}/example_map.parquet", tables.EXAMPLE_MAP),
-        "separation": (f"clusters/{key}/separation.parquet", tables.SEPARATION),
+        "separation": (f"clusters/{key}/separation.parquet", tables.SEPARATION), "skipped_rows": ("skipped.parquet", tables.SKIPPED),
+        "skipped_examples": (f"features/{key}/skipped.parquet", tables.SKIPPED),
     }  # fmt: skip
     for name, (path, table) in places.items():
         table.write(getattr(run, name), root / "data" / path)
-    model = {"key": key, "id": "embedded", "source": None, "revision": None, "trust_remote_code": False, "dtype": "float32",
-             "architecture": "LlavaForConditionalGeneration",
-             "layers": LAYERS, "heads": HEADS, "kv_heads": HEADS, "fingerprint": "0123456789abcdef"}  # fmt: skip
-    _json(root / "data" / "models" / key / "model.json", model)
+    embedded = {"key": key, "id": "embedded", "source": None, "revision": None, "trust_remote_code": False, "dtype": "float32", "attn": "auto",
+                "quantization": None, "architecture": "LlavaForConditionalGeneration", "layers": LAYERS, "heads": HEADS, "kv_heads": HEADS,
+                "decoder_layers": LAYERS, "image_layers": None, "fingerprint": "0123456789abcdef"}  # fmt: skip
+    _json(root / "data" / "models" / key / "model.json", model or embedded)
     if metrics:
         explained = int(run.features["explained"].sum())
         by_stage = {
             "prepare_model": {"object_accuracy": 0.996, "colour_accuracy": 1.0, "description_accuracy": 0.99, "blank_image": {"object_accuracy": 0.05}},
             "extract_features": {"examples": run.features.height, "explained": explained, "left_out": run.features.height - explained},
-            "run_ablations": {"runs": 12000, "checks": {"identity": 2.1e-7, "swap": 4.4e-7, "prefix": 1.1e-7, "effect": 0.74, "tolerance": 1e-5}},
+            "run_ablations": {
+                "runs": 12000,
+                "prefix_mode": "shared",
+                "checks": {"identity": 2.1e-7, "swap": 4.4e-7, "prefix": 1.1e-7, "effect": 0.74, "tolerance": 1e-5},
+            },
             "fit_attributions": {"median_held_out_r": 0.96, "median_agreement_r": 0.98},
             "cluster_heads": {"clusters": 5, "mean_silhouette": 0.4},
         }
         for stage, content in by_stage.items():
             _json(root / "reports" / "metrics" / f"{stage}_{key}.json", content)
+
+
+def skipped(*rows: tuple[int | None, str | None, str]) -> pl.DataFrame:
+    """A table of skipped rows: row, id, reason."""
+    return pl.DataFrame(rows, schema={name: column.dtype for name, column in tables.SKIPPED.columns.items()}, orient="row")
 
 
 def _json(path: Path, content: object) -> None:
@@ -176,7 +190,7 @@ def _features(rng: np.random.Generator, examples: pl.DataFrame) -> pl.DataFrame:
         right = place % 14 != 5
         rows.append({
             "id": row["id"], "stock_answer": row["answer"] if right else "star", "correct": right, "explained": right,
-            "answer_token": 7, "rival_tokens": [8, 9],
+            "target_answer": row["answer"], "answer_tokens": [7], "rival_tokens": [8, 9],
             "stock_target": float(rng.normal(15, 1)), "tokens": text, "roles": roles,
             "swap_partner": "reference-00000-object", "image_start": 3, "image_stop": 39,
         })  # fmt: skip

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import polars as pl
@@ -43,6 +44,32 @@ def test_examples_without_names_go_by_their_answers(folder):
     path = folder / "data/examples.parquet"
     pl.read_parquet(path).drop("meaning_name", "meaning_category").write_parquet(path)
     assert set(load().names["name"]) == set(synthetic_run.CATEGORY)
+
+
+def test_a_single_answer_names_nothing_and_examples_go_by_themselves(folder):
+    path = folder / "data/examples.parquet"
+    pl.read_parquet(path).drop("meaning_name", "meaning_category").with_columns(pl.lit("yes").alias("answer")).write_parquet(path)
+    run = load()
+    assert run.naming.plural == "examples" and run.names["name"].to_list() == run.explained == run.name_order
+
+
+def test_labels_are_known_to_be_absent(folder):
+    assert load().labelled
+    path = folder / "data/examples.parquet"
+    frame = pl.read_parquet(path)
+    frame.drop([name for name in frame.columns if name.startswith(("meaning_", "looks_"))]).write_parquet(path)
+    run = load()
+    assert not run.labelled and run.naming.noun == "answer" and run.names["category"].equals(run.names["name"].rename("category"))
+
+
+@pytest.mark.parametrize(("where", "mode"), [("model", "cross"), ("metrics", "recomputed"), (None, None)])
+def test_the_prefix_mode_is_read_wherever_it_was_recorded(where, mode, folder):
+    metrics, model = folder / "reports/metrics/run_ablations_tiny.json", folder / "data/models/tiny/model.json"
+    metrics.write_text(json.dumps({"prefix_mode": mode} if where == "metrics" else {}))
+    if where == "model":
+        model.write_text(json.dumps(json.loads(model.read_text()) | {"prefix_mode": mode}))
+    run = load()
+    assert run.prefix_mode == mode and run.picture_in_prompt == (mode != "cross")
 
 
 def test_metrics_are_optional(folder):

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from headflow import tables
 from headflow.charts import numbers
 from headflow.reporting import sentences
 from headflow.reporting.sentences.heads import holm
@@ -26,6 +27,9 @@ def summary(*rows: tuple[float, float | None, float | None]) -> pl.DataFrame:
         for head, (mean, low, high) in enumerate(rows)
     ]
     return pl.DataFrame(records, schema_overrides={"low": pl.Float64, "high": pl.Float64})
+
+
+EMPTY = pl.DataFrame(schema={name: column.dtype for name, column in tables.SEPARATION.columns.items()})
 
 
 class TestScenes:
@@ -53,6 +57,47 @@ class TestScenes:
 def test_prompt_counts_what_stands_after_the_picture():
     said = sentences.prompt(["a", "p", "p", "q"], ["system", "image", "image", "final"], 1, 3)
     assert "Of 4 tokens, 2 stand for the picture and 1 comes after it: the only one" in said
+
+
+def test_prompt_tells_the_tokens_of_the_answer_and_a_picture_beside_the_prompt():
+    tokens, roles = ["a", "p", "p", "q", "x", "y"], ["system", "image", "image", "final", "answer", "answer"]
+    assert sentences.prompt(tokens, roles, 1, 3).endswith("to the answer; the last 2 tokens are of the answer, fed to the model.")
+    said = sentences.prompt(["p", "q", "x"], ["image", "final", "answer"], 0, 1, picture_in_prompt=False)
+    assert said.startswith("The picture stands beside the prompt: all of its 3 tokens") and said.endswith(
+        "the last 1 token is of the answer, fed to the model."
+    )
+
+
+class TestSkipped:
+    none, one = synthetic_run.skipped(), synthetic_run.skipped((3, "a", "truncated"))
+
+    def test_nothing(self):
+        assert sentences.skipped(self.none, self.none).startswith("Nothing was skipped")
+
+    def test_one_row(self):
+        assert sentences.skipped(self.one, self.none) == "1 row of the data was faulty: it is part of none of the numbers here."
+
+    def test_both_kinds(self):
+        said = sentences.skipped(pl.concat([self.one, self.one]), self.one)
+        assert said == "2 rows of the data were faulty and 1 example could not be put to this model: they are part of none of the numbers here."
+
+
+class TestWithoutLabels:
+    def test_nothing_is_told_of_meaning_or_looks(self):
+        assert "carry no labels of meaning or looks" in sentences.separation(EMPTY, labelled=False)
+        assert "carry no labels" in sentences.example_map(EMPTY, labelled=False)
+
+    def test_heads_differ_between_answers(self, run):
+        names = run.examples.select("id", pl.col("meaning_category").alias("name"))
+        assert "attribution differs between answers by more" in sentences.cluster_profiles(run.attributions, names, run.head_clusters, things="answers")
+        alone = run.examples.select("id", pl.col("id").alias("name"))
+        assert "too few answers occur twice" in sentences.cluster_profiles(run.attributions, alone, run.head_clusters, things="answers")
+        assert "nothing names the 44 examples" in sentences.cluster_profiles(run.attributions, alone, run.head_clusters, things="examples")
+
+    def test_no_head_is_grouped(self, run):
+        names = run.examples.select("id", pl.col("meaning_name").alias("name"))
+        none = run.head_clusters.with_columns(pl.lit(-1, pl.Int64).alias("cluster"))
+        assert sentences.cluster_profiles(run.attributions, names, none).startswith("It cannot be told: no head")
 
 
 class TestHeldOut:

@@ -18,9 +18,9 @@ from tests.reporting import synthetic_run
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}${alert(3)}\u2028"
-FIGURES = ("scenes", "prompt", "checks", "held-out", "growth", "heads", "top-heads", "layers", "one-at-a-time", "attention", "clusters", "profiles", "map",
-           "meaning-or-looks", "metrics")  # fmt: skip
-DRAWN = tuple(figure for figure in FIGURES if figure not in ("scenes", "prompt", "checks", "metrics"))
+FIGURES = ("scenes", "skipped", "prompt", "checks", "held-out", "growth", "heads", "top-heads", "layers", "one-at-a-time", "attention",
+           "clusters", "profiles", "map", "meaning-or-looks", "metrics")  # fmt: skip
+DRAWN = tuple(figure for figure in FIGURES if figure not in ("scenes", "skipped", "prompt", "checks", "metrics"))
 
 
 class Page(HTMLParser):
@@ -72,6 +72,8 @@ def hostile(run: synthetic_run.Run) -> synthetic_run.Run:
         features=run.features.with_columns(spoil.alias("stock_answer"), pl.col("tokens").list.eval(pl.element() + spoil)),
         profiles=run.profiles.with_columns(pl.col("name").replace(name)),
         separation=run.separation.with_columns(pl.col("label").replace({"looks_style": f"looks_{HOSTILE}"})),
+        skipped_rows=synthetic_run.skipped((3, HOSTILE, "the picture is truncated"), (8, None, HOSTILE)),
+        skipped_examples=synthetic_run.skipped((None, "explain-00099", HOSTILE)),
     )
 
 
@@ -165,7 +167,11 @@ def test_hostile_text_is_shown_and_never_run(page):
 def test_code_is_hidden_but_one_click_away(page, source):
     details = [attributes for attributes in page.all("details") if attributes.get("class") == "code"]
     assert len(details) > len(FIGURES) and all("open" not in attributes for attributes in details)
-    for call in ("charts.head_grid(run.head_summary, run.unit)", "sentences.separation(run.separation)", "runs.load(key, inputs, params)"):
+    for call in (
+        "charts.head_grid(run.head_summary, run.unit)",
+        "sentences.separation(run.separation, labelled=run.labelled)",
+        "runs.load(key, inputs, params)",
+    ):
         assert call in page.text
 
 

@@ -31,17 +31,46 @@ def scenes(features: pl.DataFrame, confidence: float = 0.95) -> str:
     return f"{start}; {' and '.join(ends) if ends else 'none is left out'}."
 
 
-def prompt(tokens: list[str], roles: list[str], image_start: int, image_stop: int) -> str:
-    """How the prompt is made up, and which tokens can pass the picture on."""
+def skipped(rows: pl.DataFrame, examples: pl.DataFrame) -> str:
+    """How many rows of the data were faulty, and how many examples this model could not be asked."""
+    parts = []
+    if not rows.is_empty():
+        parts.append(f"{counted(rows.height, 'row')} of the data {'was' if rows.height == 1 else 'were'} faulty")
+    if not examples.is_empty():
+        parts.append(f"{counted(examples.height, 'example')} could not be put to this model")
+    if not parts:
+        return "Nothing was skipped: no row of the data was faulty, and every example could be put to the model."
+    one = rows.height + examples.height == 1
+    return f"{' and '.join(parts)}: {'it is' if one else 'they are'} part of none of the numbers here."
+
+
+def prompt(tokens: list[str], roles: list[str], image_start: int, image_stop: int, *, picture_in_prompt: bool = True) -> str:
+    """How the prompt is made up, and which tokens can pass the picture on.
+
+    Args:
+        picture_in_prompt: False for models that read the picture beside the prompt, by cross-attention.
+    """
+    fed = roles.count("answer")
+    answer = f"; the last {counted(fed, 'token')} {'is' if fed == 1 else 'are'} of the answer, fed to the model" if fed else ""
+    if not picture_in_prompt:
+        return f"The picture stands beside the prompt: all of its {counted(len(tokens), 'token')} can read it through layers of cross-attention{answer}."
     after = len(tokens) - image_stop
     return (
         f"Of {counted(len(tokens), 'token')}, {image_stop - image_start:,} stand for the picture and {after:,} "
-        f"{'comes' if after == 1 else 'come'} after it: the only {'one' if after == 1 else 'ones'} through which a head can carry it to the answer."
+        f"{'comes' if after == 1 else 'come'} after it: the only {'one' if after == 1 else 'ones'} through which a head can carry it to the answer{answer}."
     )
 
 
-def example_map(table: pl.DataFrame) -> str:
-    """Which label an example shares with its nearest neighbours more often than chance gives."""
+def example_map(table: pl.DataFrame, *, labelled: bool = True) -> str:
+    """Which label an example shares with its nearest neighbours more often than chance gives.
+
+    Args:
+        labelled: whether the examples carry any label.
+    """
+    if not labelled:
+        return (
+            "The examples carry no labels, so nothing can be counted: pictures that lie close were carried by like heads, and what they share is for the eye."
+        )
     rows = _corrected(table, "purity")
     if rows.is_empty():
         return "Whether neighbours share a label cannot be told: no label occurs often enough."
@@ -61,11 +90,16 @@ def example_map(table: pl.DataFrame) -> str:
     return f"{text}; for {_or([plain(name) for name in rest])} no more than chance is found." if rest else f"{text}."
 
 
-def separation(table: pl.DataFrame) -> str:
+def separation(table: pl.DataFrame, *, labelled: bool = True) -> str:
     """Whether attributions go with meaning, with looks, with both, or whether it cannot be told.
 
     Judged by the share of variance explained, corrected for chance, with Holm's correction over all labels.
+
+    Args:
+        labelled: whether the examples carry any label.
     """
+    if not labelled:
+        return "It cannot be told: the examples carry no labels of meaning or looks (columns that begin with meaning_ or looks_)."
     rows = _corrected(table, "explained")
     if rows.is_empty():
         return "It cannot be told: no label occurs often enough to be tested."

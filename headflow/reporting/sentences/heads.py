@@ -159,12 +159,17 @@ def cluster_grid(head_clusters: pl.DataFrame) -> str:
     return f"{start}; the clusters stand apart with a mean silhouette of {number(silhouette)} (1 would be perfect, 0 none)."
 
 
-def cluster_profiles(attributions: pl.DataFrame, names: pl.DataFrame, head_clusters: pl.DataFrame, alpha: float = 0.05) -> str:
+def cluster_profiles(attributions: pl.DataFrame, names: pl.DataFrame, head_clusters: pl.DataFrame, alpha: float = 0.05, things: str = "objects") -> str:
     """For how many of the grouped heads attribution differs between objects (Kruskal–Wallis over examples, Holm-corrected).
 
     Args:
         names: ``id`` and ``name``, the main object of each example.
+        things: what the names stand for.
     """
+    if grouped(head_clusters).is_empty():
+        return "It cannot be told: no head carried enough to be compared."
+    if things == "examples":
+        return f"Whether heads answer to particular things cannot be told: nothing names the {counted(names.height, 'example')}, or all bear one name."
     rows = attributions.join(grouped(head_clusters).select("layer", "head"), on=["layer", "head"]).join(names, on="id").drop_nulls("name")
     tests = []
     for (layer, head), part in rows.group_by("layer", "head", maintain_order=True):
@@ -172,12 +177,12 @@ def cluster_profiles(attributions: pl.DataFrame, names: pl.DataFrame, head_clust
         if len(groups) >= 2 and np.ptp(np.concatenate(groups)) > 0:
             tests.append((float(stats.kruskal(*groups).pvalue), layer, head, part))
     if not tests:
-        return "Whether heads differ between objects cannot be told: too few objects occur twice."
+        return f"Whether heads differ between {things} cannot be told: too few {things} occur twice."
     p_values = holm([p for p, *_ in tests])
     differ = sum(p < alpha for p in p_values)
-    start = f"For {differ} of {counted(len(tests), 'head')} tested, attribution differs between objects by more than chance explains"
+    start = f"For {differ} of {counted(len(tests), 'head')} tested, attribution differs between {things} by more than chance explains"
     if differ == 0:
-        return f"{start}, so that heads answer to particular objects cannot be told from this run."
+        return f"{start}, so that heads answer to particular {things} cannot be told from this run."
     _, layer, head, part = tests[int(np.argmin(p_values))]
     means = part.group_by("name").agg(pl.col("attribution").mean()).sort("attribution")
     low, high = means.row(0, named=True), means.row(-1, named=True)
