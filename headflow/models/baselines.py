@@ -68,7 +68,9 @@ class Baseline:
 
     def save(self, path: Path) -> None:
         """Write as safetensors: ``keys`` and ``values``, ``[layers, kv_heads, image, head_dim]``."""
-        tensors = {"keys": torch.stack(self.keys).cpu().contiguous(), "values": torch.stack(self.values).cpu().contiguous()} if self.keys else {}
+        # The layers of a model that is spread over devices leave theirs on several.
+        both = {"keys": self.keys, "values": self.values} if self.keys else {}
+        tensors = {name: torch.stack([x.cpu() for x in layers]).contiguous() for name, layers in both.items()}
         # One entry: safetensors writes several in an order that differs from process to process.
         metadata = {"baseline": json.dumps({"kind": self.kind, "layout": self.layout, "pictures": self.pictures})}
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
