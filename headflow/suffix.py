@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from headflow.attention import _ACTIVE, Bank, Record, SuffixPass, obey, switched
 from headflow.gates import Gate, check_gates
@@ -16,27 +15,16 @@ from headflow.models.capture import Capture
 
 
 class SuffixCache(DynamicCache):
-    """Tells the model that a prefix has gone before, and stores nothing: the attention function brings the prefix.
+    """Tells the model that a prefix has gone before, and stores nothing: the attention function brings the prefix."""
 
-    Layers of cross-attention ask it for the picture's keys; they are told that there are some, and their attention comes
-    with the bank's.
-    """
-
-    def __init__(self, prefix: int, crossing: Sequence[int] = (), keys: Sequence[Tensor] = ()) -> None:
+    def __init__(self, prefix: int) -> None:
         super().__init__()
         self.prefix = prefix
-        if crossing:
-            self.layers = [DynamicLayer() for _ in keys]
-            for layer in crossing:
-                self.layers[layer].keys = self.layers[layer].values = keys[layer][None]
-                self.layers[layer].is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        if layer_idx < len(self.layers) and self.layers[layer_idx].is_initialized:
-            return self.layers[layer_idx].keys.shape[-2]
         return self.prefix
 
     def get_mask_sizes(self, query_length: int | Tensor, layer_idx: int = 0) -> tuple[int, int]:
@@ -162,13 +150,17 @@ def run_suffix(
         bank, tuple(gates), last=last, record=record, fired=[] if fired is None else fired, last_layer=lvlm.decoder_layers - 1, forwards=batch,
         suffix=capture.computed, one_start=True,
     )  # fmt: skip
+    others = {name: extra[:, capture.prefix :].expand(batch, *[-1] * (extra.ndim - 1)) for name, extra in capture.extras.items()}
+    if capture.mode == "cross":
+        # A picture's worth of nothing: without any, layers of cross-attention are left out; their attention takes the bank's.
+        others["cross_attention_states"] = embeddings.new_zeros(batch, 1, embeddings.shape[-1])
     with obey(state):
         output = lvlm.model(
             inputs_embeds=embeddings,
             position_ids=position_ids,
-            past_key_values=SuffixCache(capture.prefix, lvlm.image_layers or (), capture.keys),
+            past_key_values=SuffixCache(capture.prefix),
             use_cache=True,
             logits_to_keep=last or 0,
-            **{name: extra[:, capture.prefix :].expand(batch, *[-1] * (extra.ndim - 1)) for name, extra in capture.extras.items()},
+            **others,
         )
     return output.logits.float()

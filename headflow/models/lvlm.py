@@ -104,6 +104,7 @@ class LVLM:
             )
         except (ValueError, TypeError) as error:
             raise HeadflowError(f"the model's processor refuses the picture or the prompt ({error})") from error
+        batch.pop("labels", None)  # some processors prepare for training
         return {k: v.to(self.device, self.dtype if v.is_floating_point() else None) for k, v in batch.items() if isinstance(v, Tensor)}
 
     @torch.no_grad()
@@ -276,12 +277,12 @@ class _OneRun:
         steps = torch.arange(1, len(ids) + 1, device=self.positions.device)
         positions = self.positions[..., -1:] + steps
         tokens = torch.tensor([list(ids)], device=self.inputs["input_ids"].device)
-        fed = {name: x[:, -1:].expand(-1, len(ids), *[-1] * (x.ndim - 2)) for name, x in self.extras.items()}
-        output, embeddings, _ = self._forward(input_ids=tokens, position_ids=positions, **fed)
+        # Over the whole sequence: the model itself takes the rows of the new tokens.
+        self.extras = {name: torch.cat([x, x[:, -1:].expand(-1, len(ids), *[-1] * (x.ndim - 2))], 1) for name, x in self.extras.items()}
+        output, embeddings, _ = self._forward(input_ids=tokens, position_ids=positions, **self.extras)
         self.logits = torch.cat([self.logits, output.logits[0].float()])
         self.embeddings = torch.cat([self.embeddings, embeddings], 1)
         self.positions = torch.cat([self.positions, positions], -1)
-        self.extras = {name: torch.cat([x, fed[name]], 1) for name, x in self.extras.items()}
 
     def image_keys_values(self, span: slice) -> tuple[list[Tensor], list[Tensor]]:
         """Per decoder layer, up to the end of the image span; under cross-attention the picture's, and none in other layers."""
