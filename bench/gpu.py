@@ -14,10 +14,11 @@ from bench.shapes import SHAPES, Shape, build, fewer_bits, pictures, whole_group
 from bench.speed import suffix_flops
 from bench.timing import interleaved, seconds, spread, table
 from headflow.batching import automatic_batch
-from headflow.checks import TOLERANCE, Checks, check_intervention
+from headflow.checks import Checks, check_intervention
 from headflow.errors import HeadflowError
 from headflow.models.baselines import mean_baseline
 from headflow.models.lvlm import LVLM
+from headflow.tolerance import TOLERANCE
 
 AIM = 0.6
 _REFERENCES = 4

@@ -65,7 +65,7 @@ def _coloured(base: alt.Chart, field: str, name: str, colours: dict[str, str], t
 def _coordinate(field: str) -> alt.X | alt.Y:
     # Distances on such a map have no unit, so numbers on its axes would only mislead.
     channel = alt.X if field == "x" else alt.Y
-    scale = alt.Scale(zero=False, nice=False, padding=22)
+    scale = alt.Scale(zero=False, nice=False, padding=LARGER // 2 + 4)
     return channel(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(labels=False, ticks=False, grid=False, domain=False))
 
 

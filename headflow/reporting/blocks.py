@@ -308,8 +308,8 @@ def _layers(model: Mapping[str, Any]) -> str:
     through = model.get("image_layers")
     every = model.get("decoder_layers") or model["layers"]
     if not through:
-        return f"{model['layers']} of {model['heads']} heads, all layers of the decoder"
+        return f"{model['layers']} layers of {model['heads']} heads, all layers of the decoder"
     return (
-        f"{model['layers']} of {model['heads']} heads: the {len(through)} of {every} decoder layers that read the picture; layers 0, 1, 2 … of the "
+        f"{model['layers']} layers of {model['heads']} heads: the {len(through)} of {every} decoder layers that read the picture; layers 0, 1, 2 … of the "
         f"figures are decoder layers {', '.join(map(str, through))}"
     )

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from headflow.errors import HeadflowError
+from headflow.reporting import blocks
 from headflow.reporting import run as runs
 from headflow.reporting.provenance import commit, versions
 from stages import render_report
@@ -143,3 +144,13 @@ def test_provenance_tells_changed_files(tmp_path):
     assert commit(tmp_path).endswith(", unchanged")
     (tmp_path / "a").write_text("2")
     assert commit(tmp_path).endswith(", with 1 changed file")
+
+
+def test_layers_of_cross_attention_are_told_in_the_colophon(folder):
+    model = folder / "data/models/tiny/model.json"
+    model.write_text(json.dumps(json.loads(model.read_text()) | {"image_layers": [3, 8, 13, 18, 23, 28], "decoder_layers": 40, "prefix_mode": "cross"}))
+    run = load()
+    assert not run.picture_in_prompt
+    text = blocks.colophon(run, folder)
+    assert "the 6 of 40 decoder layers that read the picture" in text and "are decoder layers 3, 8, 13, 18, 23, 28" in text
+    assert "layers of cross-attention, whose keys all masked runs share" in text and "executed code" not in text

@@ -82,7 +82,7 @@ def test_things_go_by_their_answers(page):
 def test_how_the_model_was_run_is_told_and_foreign_code_warned_of(page):
     text = page.split('id="colophon"', 1)[1]
     for said in ("This run executed code that came with the model", "bfloat16, quantised to 4bit", "sdpa in the untouched model", "balanced",
-                 "28 of 28 heads, all layers of the decoder", "shared by all masked runs"):  # fmt: skip
+                 "28 layers of 28 heads, all layers of the decoder", "shared by all masked runs"):  # fmt: skip
         assert said in text
 
 
