@@ -13,7 +13,7 @@ from headflow.models.baselines import swap_baseline
 from headflow.models.capture import Capture
 
 # Masked forwards are timed for about this long.
-_TIMED_S = 5.0
+_TIMED_S = 3.0
 
 
 @dataclass(frozen=True)
