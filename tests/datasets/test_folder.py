@@ -48,7 +48,7 @@ def test_the_sample_in_the_project() -> None:
 
 def test_columns_of_other_names_numbers_dates_and_empty_labels(tmp_path: Path) -> None:
     rows = [
-        {"file": f"{index}.png", "ask": f"  {QUESTION}\n", "truth": index, "category": None if index else "", "right": index == 1, "key": f"k{index}"}
+        {"file": f"{index}.png", "ask": f"  {QUESTION}\n", "truth": index, "category": (None, "", float("nan"))[index], "right": index == 1, "key": f"k{index}"}
         for index in range(3)
     ]
     folder = write_folder(tmp_path / "a", rows, "rows.jsonl")
@@ -137,6 +137,9 @@ def test_splits_that_the_manifest_names(tmp_path: Path, capsys: pytest.CaptureFi
     assert {id.split("-")[1] for id in table.filter(split="explain")["id"]} < {f"{index}.png" for index in range(4)}
     assert {id.split("-")[1] for id in table.filter(split="reference")["id"]} == {f"{index}.png" for index in range(4, 9)}
     assert len(table) == 8 and "note" not in capsys.readouterr().err
+    both = [*rows, rows[0] | {"split": "reference", "answer": "other"}]
+    table, _ = read_folder(write_folder(tmp_path / "a", both), selection=Selection(4, 64))
+    assert table.filter(pl.col("id").str.contains("-0.png"))["id"].to_list() == ["explain-0.png", "reference-0.png#2"]
     for row in rows:
         row["split"] = "explain"
     table, _ = read_folder(write_folder(tmp_path / "a", rows))
