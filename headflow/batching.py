@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 import torch
 
 from headflow.errors import HeadflowError
+from headflow.memory import is_out_of_memory
 from headflow.models.capture import Capture
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ def _halving(work: Callable[[int, int], T], start: int, stop: int, fits: int) ->
     try:
         return work(start, stop), fits
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if stop - start == 1:
             raise HeadflowError(
@@ -96,10 +97,6 @@ def _halving(work: Callable[[int, int], T], start: int, stop: int, fits: int) ->
     first, fits = _halving(work, start, middle, min(fits, middle - start))
     second, fits = _halving(work, middle, stop, fits)
     return torch.cat([first, second]), fits  # type: ignore[return-value,list-item]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from headflow.attention import _ACTIVE, Bank, Record, SuffixPass, obey, switched
+from headflow.attention import _ACTIVE, obey, switched
 from headflow.gates import Gate, check_gates
 from headflow.models.baselines import Baseline
 from headflow.models.capture import Capture
+from headflow.suffix_pass import Bank, Record, SuffixPass
 
 
 class SuffixCache(DynamicCache):

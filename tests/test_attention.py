@@ -7,6 +7,7 @@ import torch
 
 from headflow import attention
 from headflow.gates import Gate
+from headflow.kernels import grouped as kernel
 from tests.reference import relative
 
 SYSTEM, IMAGE, SUFFIX, DIM = 3, 6, 4, 8
@@ -48,7 +49,7 @@ def plain(bank, query, key, value, heads: torch.Tensor, scale: float, softcap: f
 @pytest.mark.parametrize("scaling", [None, 0.7])
 @pytest.mark.parametrize("flash_from", [1, 10_000], ids=["grouped", "joint"])
 def test_scaling_and_softcap(tensors, monkeypatch, scaling, softcap, flash_from):
-    monkeypatch.setattr(attention, "_FLASH_FROM_KEYS", flash_from)
+    monkeypatch.setattr(kernel, "_FLASH_FROM_KEYS", flash_from)
     bank, *inputs = tensors
     heads = (torch.rand(3, 1, 4) < 0.5).float()
     with torch.no_grad(), attention.obey(attention.SuffixPass(bank, (Gate(heads=heads),))) as state:

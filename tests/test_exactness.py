@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from headflow import attention
+from headflow.ablation import run_masks
 from headflow.gates import Gate, ablate_heads
+from headflow.kernels import grouped as kernel
 from headflow.models.baselines import Baseline, blank_baseline, closed_baseline, mean_baseline, swap_baseline
 from headflow.models.capture import Capture
 from headflow.models.lvlm import LVLM
@@ -189,9 +191,9 @@ def test_a_query_from_which_every_key_is_cut_reads_nothing(captures):
 def grouped_calls(monkeypatch):
     """Force the grouped path where it applies, and count its layers."""
     calls = []
-    plain = attention._grouped
-    monkeypatch.setattr(attention, "_FLASH_FROM_KEYS", 1)
-    monkeypatch.setattr(attention, "_grouped", lambda bank, layer, *rest: (calls.append(layer), plain(bank, layer, *rest))[1])
+    plain = attention.grouped
+    monkeypatch.setattr(kernel, "_FLASH_FROM_KEYS", 1)
+    monkeypatch.setattr(attention, "grouped", lambda bank, layer, *rest: (calls.append(layer), plain(bank, layer, *rest))[1])
     return calls
 
 
@@ -213,7 +215,7 @@ def test_grouped_path(captures, grouped_calls, kind_of_baseline, layout):
 
 def test_grouped_path_without_system_tokens(captures, grouped_calls):
     """A closed head then sees no prefix key at all: the whole weight goes to its own suffix."""
-    from headflow.attention import Bank
+    from headflow.suffix_pass import Bank
 
     capture, _ = captures("gqa")
     draw = Draw(capture)
@@ -229,7 +231,7 @@ def test_grouped_path_without_system_tokens(captures, grouped_calls):
     with torch.no_grad():
         fast = attention._attend(state, 1, query, key, value, visible, 0.3, None)
         assert grouped_calls == [1]
-        slow = attention._joint(state, 1, [(state.gates[0], state.gates[0].rows(1))], query, key, value, visible, 0.3, None)
+        slow = attention.joint(state, 1, [(state.gates[0], state.gates[0].rows(1))], query, key, value, visible, 0.3, None)
     assert reference.relative(fast, slow) < TOLERANCE
 
 
@@ -246,8 +248,8 @@ def test_many_image_tokens(captures, kind, kind_of_baseline, monkeypatch):
     capture, other = captures(kind, image_size=104)
     assert capture.image.stop - capture.image.start == 169
     layers = []
-    plain = attention._grouped
-    monkeypatch.setattr(attention, "_grouped", lambda bank, layer, *rest: (layers.append(layer), plain(bank, layer, *rest))[1])
+    plain = attention.grouped
+    monkeypatch.setattr(attention, "grouped", lambda bank, layer, *rest: (layers.append(layer), plain(bank, layer, *rest))[1])
     baseline = swap_baseline(other) if kind_of_baseline == "swap" else closed_baseline()
     assert error(capture, [ablate_heads(Draw(capture, seed=1).bits(5, 3, 4), baseline.reads)], baseline, 5) < TOLERANCE
     assert layers == [1, 2]
@@ -259,7 +261,7 @@ def test_many_image_tokens(captures, kind, kind_of_baseline, monkeypatch):
 @pytest.mark.parametrize("kind_of_baseline", ["swap", "closed"])
 def test_head_ablation_without_the_grouped_path(captures, monkeypatch, kind_of_baseline, layout):
     """What a GPU runs."""
-    monkeypatch.setattr(attention, "_can_group", lambda *args: False)
+    monkeypatch.setattr(attention, "can_group", lambda *args: False)
     for kind in ("mha", "gqa"):
         capture, other = captures(kind)
         draw = Draw(capture, seed=5)
@@ -287,7 +289,7 @@ def test_models_of_few_layers(captures, layers):
 @pytest.mark.parametrize("flash_from", [1, 10_000])
 def test_the_last_layer_short_cut_changes_nothing(pair, monkeypatch, flash_from):
     capture, other = pair
-    monkeypatch.setattr(attention, "_FLASH_FROM_KEYS", flash_from)
+    monkeypatch.setattr(kernel, "_FLASH_FROM_KEYS", flash_from)
     baseline = swap_baseline(other)
     for gates in ([ablate_heads(Draw(capture).bits(FORWARDS, 3, 4))], [Gate(queries=Draw(capture).bits(FORWARDS, capture.suffix))]):
         whole = engine(capture, gates, baseline, last=None)
@@ -360,3 +362,64 @@ def test_pictures_reach_the_answer_key_by_pixels_alone(pair):
     capture, _ = pair
     assert reference.relative(reference.logits(capture.lvlm, random_picture(9), QUESTION)[0], capture.logits) > 1e-2
     assert np.array_equal(np.asarray(capture.picture), random_picture(1))
+
+
+# --- the kernel for GPUs, with the processor's flash attention in its place
+
+
+@pytest.mark.parametrize("kind_of_baseline", ["swap", "closed"])
+@pytest.mark.parametrize("layout", ["mha", "gqa"])
+def test_flash_kernel(captures, monkeypatch, kind_of_baseline, layout):
+    """Everything but the library's own attention is the code that runs on a GPU."""
+    capture, other = captures(layout)
+    baseline = swap_baseline(other) if kind_of_baseline == "swap" else closed_baseline()
+    masks = np.random.default_rng(0).random((24, capture.lvlm.layers, capture.lvlm.heads)) < 0.5
+    masks[0], masks[1] = True, False
+    plain = run_masks(capture, masks, baseline=baseline, batch_size=8)
+    used = []
+
+    def here(state, query, visible, softcap):
+        """The path's own conditions, but for the device."""
+        gate, *others = state.gates
+        return not others and gate.only_heads and not gate.mixes and state.record is None and bool(visible[..., : capture.prefix].all())
+
+    both_sides = attention.both_sides
+    monkeypatch.setattr(attention, "can_flash", here)
+    monkeypatch.setattr(attention, "both_sides", lambda state, layer, *rest: (used.append(layer), both_sides(state, layer, *rest))[1])
+    np.testing.assert_allclose(run_masks(capture, masks, baseline=baseline, batch_size=8), plain, rtol=1e-5, atol=2e-5)
+    assert set(used) == set(range(1, capture.lvlm.layers))  # the first layer has its own shortcut
+
+
+def test_a_machine_without_flash_attention_goes_on(captures, monkeypatch):
+    capture, other = captures("mha")
+    masks = np.random.default_rng(0).random((6, capture.lvlm.layers, capture.lvlm.heads)) < 0.5
+    plain = run_masks(capture, masks, baseline=swap_baseline(other))
+
+    def missing(*args):
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    monkeypatch.setattr(attention, "can_flash", lambda *args: True)
+    monkeypatch.setattr(attention, "both_sides", missing)
+    monkeypatch.setattr(attention, "_flash_works", True)
+    with pytest.warns(UserWarning, match="flash attention cannot be used here"):
+        found = run_masks(capture, masks, baseline=swap_baseline(other))
+    np.testing.assert_array_equal(found, plain)
+    assert attention._flash_works is False
+
+
+def test_flash_attention_that_runs_out_of_memory_halves_the_batch(captures, monkeypatch):
+    capture, other = captures("mha")
+    masks = np.random.default_rng(0).random((6, capture.lvlm.layers, capture.lvlm.heads)) < 0.5
+    plain = run_masks(capture, masks, baseline=swap_baseline(other))
+    both_sides, sizes = attention.both_sides, []
+
+    def little_memory(state, layer, gate, query, *rest):
+        sizes.append(len(query))
+        if len(query) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return both_sides(state, layer, gate, query, *rest)
+
+    monkeypatch.setattr(attention, "can_flash", lambda state, *rest: len(state.gates) == 1)
+    monkeypatch.setattr(attention, "both_sides", little_memory)
+    np.testing.assert_allclose(run_masks(capture, masks, baseline=swap_baseline(other), batch_size=6), plain, rtol=1e-5, atol=2e-5)
+    assert max(sizes) == 6 and min(sizes) <= 2 and attention._flash_works

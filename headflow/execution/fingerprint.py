@@ -15,8 +15,8 @@ from headflow.errors import HeadflowError
 
 # The modules whose code decides what number a masked forward gives.
 ENGINE = (
-    "ablation.py", "attention.py", "batching.py", "gates.py", "prompts.py", "suffix.py", "targets.py",
-    "models/baselines.py", "models/capture.py", "models/lvlm.py",
+    "ablation.py", "answers.py", "attention.py", "batching.py", "gates.py", "kernels/flash.py", "kernels/grouped.py", "kernels/joint.py", "prompts.py",
+    "suffix.py", "suffix_pass.py", "targets.py", "models/baselines.py", "models/capture.py", "models/lvlm.py", "models/processors.py",
 )  # fmt: skip
 
 

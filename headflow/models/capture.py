@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from headflow.attention import Mode
     from headflow.models.lvlm import LVLM
+    from headflow.suffix_pass import Mode
 
 
 @dataclass

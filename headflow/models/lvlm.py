@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +26,12 @@ from headflow.models.capture import Capture
 from headflow.models.prepared import CHECKPOINT, read_prepared
 from headflow.models.processors import load_processor
 from headflow.prompts import around_question, chat, image_span, token_roles
+from headflow.suffix_pass import Mode
 from headflow.tolerance import TOLERANCE, relative
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 Picture = Image.Image | UInt8[np.ndarray, "height width 3"] | bytes | str | Path
 
-
-PrefixMode = Literal["shared", "recomputed", "cross"]
 
 
 @dataclass
@@ -42,14 +41,14 @@ class LVLM:
     Attributes:
         model: the whole model, weights frozen.
         processor: its processor.
-        prefix_mode: how masked runs treat what stands before the text (:data:`headflow.attention.Mode`). None until the first
+        prefix_mode: how masked runs treat what stands before the text (:data:`headflow.suffix_pass.Mode`). None until the first
             example is captured: it is then found out by running that example's prefix alone.
         prefix_change: by how much the prefix changed there, relative; above the tolerance it cannot be shared.
     """
 
     model: PreTrainedModel
     processor: Any
-    prefix_mode: PrefixMode | None = None
+    prefix_mode: Mode | None = None
     prefix_change: float | None = None
 
     def __post_init__(self) -> None:
@@ -134,11 +133,15 @@ class LVLM:
             if self.prefix_mode is None:
                 self.prefix_change = self._prefix_change(inputs, [part for parts in run.image_keys_values(span) for part in parts])
                 self.prefix_mode = "shared" if self.prefix_change <= self.tolerance else "recomputed"
-            if self.prefix_mode == "recomputed":
-                run = _OneRun(self, inputs, keep_visible=True)
-                run.prompt()
             keys, values = run.image_keys_values(span)
             run.go_on(fed)
+            visible = None
+            if self.prefix_mode == "recomputed":
+                # Once more, for the masks alone: the numbers of a stock run come from the stock model's own attention.
+                watching = _OneRun(self, inputs, keep_visible=True)
+                watching.prompt()
+                watching.go_on(fed)
+                visible = watching.visible_layers()
         except torch.OutOfMemoryError as error:
             raise HeadflowError(
                 f"out of memory in the stock forward of one example ({len(ids)} tokens): use a smaller picture, bfloat16, quantization, or more devices "
@@ -162,7 +165,7 @@ class LVLM:
             vision=run.vision,
             image_embeddings=run.image_embeddings(span),
             mode=self.prefix_mode,
-            visible=run.visible_layers() if self.prefix_mode == "recomputed" else None,
+            visible=visible,
             extras=run.extras,
         )
 

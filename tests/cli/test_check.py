@@ -28,9 +28,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_local_checkpoint_started_from_the_shell(checkpoints, here):
-    done = subprocess.run(
-        [sys.executable, "-m", "headflow.cli.main", "check", str(checkpoints("gqa")), "--question", QUESTION], capture_output=True, text=True, check=True, timeout=300
-    )
+    command = [sys.executable, "-m", "headflow.cli.main", "check", str(checkpoints("gqa")), "--question", QUESTION]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     rows = shown(done.stdout)
     assert rows["family"] == "llava (LlavaForConditionalGeneration; text model llama)"
     assert rows["layers × heads"] == "3 × 4 = 12 heads (2 key heads a layer)"
