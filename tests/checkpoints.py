@@ -119,7 +119,7 @@ def build_llava(folder: Path, kind: str, *, seed: int = 0, image_size: int = 32,
 
 
 def build_paligemma(folder: Path) -> Path:
-    """A PaliGemma: its prompt is bidirectional, so no prefix can be shared."""
+    """A PaliGemma whose processor does not tell it which tokens are the prompt (no token types)."""
     tokenizer = word_tokenizer()
     text = GemmaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1, head_dim=8,

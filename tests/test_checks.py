@@ -15,6 +15,7 @@ from headflow.gates import ablate_heads
 from headflow.models.capture import Capture
 from tests.checkpoints import QUESTION, QWEN_CHAT, SYSTEM_CHAT, build_paligemma
 from tests.conftest import random_picture
+from tests.families import FAMILIES
 
 
 def captured(model, size: int = 32) -> tuple[Capture, Capture]:
@@ -50,19 +51,30 @@ def test_float64_passes(captures):
     check_intervention(*captures("gqa", dtype="float64"))
 
 
-def test_prefix_a_bidirectional_prompt(tmp_path_factory):
-    """PaliGemma: the picture's keys depend on the question after it, so every masked run goes through the whole sequence."""
-    model = headflow.load(build_paligemma(tmp_path_factory.mktemp("paligemma")), device_map="cpu")
-    assert model.prefix_mode is None
-    measured = check_intervention(*captured(model))
-    assert model.prefix_mode == "recomputed" and min(measured.prefix, model.prefix_change) > 0.01
+@pytest.fixture
+def paligemma(tmp_path):
+    """Its prompt sees both ways."""
+    return headflow.load(FAMILIES["paligemma"].build(tmp_path / "paligemma"), device_map="cpu")
+
+
+def test_prefix_a_bidirectional_prompt(paligemma):
+    """The picture's keys depend on the question after it, so every masked run goes through the whole sequence."""
+    assert paligemma.prefix_mode is None
+    measured = check_intervention(*captured(paligemma))
+    assert paligemma.prefix_mode == "recomputed" and min(measured.prefix, paligemma.prefix_change) > 0.01
     assert max(measured.identity, measured.swap) < 1e-5 and measured.effect > 0.01
 
 
-def test_prefix_that_is_shared_against_the_evidence(tmp_path_factory):
-    model = headflow.load(build_paligemma(tmp_path_factory.mktemp("paligemma")), device_map="cpu")
-    model.prefix_mode = "shared"
+def test_prefix_that_is_shared_against_the_evidence(paligemma):
+    paligemma.prefix_mode = "shared"
     with pytest.raises(HeadflowError, match=r"prefix check failed for PaliGemma.*prefix_mode = 'recomputed'"):
+        check_intervention(*captured(paligemma))
+
+
+def test_identity_a_processor_that_leaves_out_what_the_model_needs(tmp_path):
+    """Without its token types PaliGemma's stock attention and its own mask say different things; nothing is built on that."""
+    model = headflow.load(build_paligemma(tmp_path / "model"), device_map="cpu")
+    with pytest.raises(HeadflowError, match=r"identity check failed for PaliGemma"):
         check_intervention(*captured(model))
 
 
