@@ -70,19 +70,22 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
         if broken or sorted(fired) != list(range(model.decoder_layers)):
             raise HeadflowError(
                 f"effect check failed for {name}: the attention function ran in layers {fired}, expected each of {model.decoder_layers} layers once; "
-                "the model does not take its attention from transformers' AttentionInterface"
+                "the model does not take its attention from transformers' AttentionInterface; if transformers has this model itself, set "
+                "trust_remote_code: false, else it is not supported"
             ) from broken
         identity = relative(intact, capture.answer_logits)
         if not identity <= tolerance:
             raise HeadflowError(
                 f"identity check failed for {name}: with nothing ablated the logits differ from the stock model's by {identity:.2g} of the largest "
-                f"(allowed {tolerance:.0e}); positions, mask or scaling are not what the model uses"
+                f"(allowed {tolerance:.0e}); positions, mask or scaling are not what the model uses: try dtype: float32, attn: eager, and the versions in "
+                "constraints.txt; if it still fails, this model is not supported"
             )
         swap = relative(ablated, other.answer_logits)
         if not swap <= tolerance:
             raise HeadflowError(
                 f"swap check failed for {name}: with every head reading another picture the logits differ from the stock model's on that picture by "
-                f"{swap:.2g} of the largest (allowed {tolerance:.0e}); the picture reaches the text by a way that the gates do not cut"
+                f"{swap:.2g} of the largest (allowed {tolerance:.0e}); the picture reaches the text by a way that the gates do not cut: "
+                "try dtype: float32; if it still fails, this model is not supported"
             )
         closed = make_bank(capture, closed_baseline())
         blind = run_suffix(capture, closed, [ablate_heads(0 * everything, "nothing")], last=capture.predicts)
@@ -90,7 +93,7 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
     if not effect >= LEAST_EFFECT:
         raise HeadflowError(
             f"effect check failed for {name}: ablating every head moves the logits by {effect:.2g} of the largest (at least {LEAST_EFFECT:.0e} expected); "
-            "either the pictures are the same or the picture plays no part in the answer"
+            "either the pictures are the same or the picture plays no part in the answer: try another picture or question"
         )
     return Checks(identity, swap, prefix, effect, tolerance)
 
