@@ -1,11 +1,10 @@
 """Examples from a data set of the Hugging Face hub, or from a local folder that `datasets` reads; streamed, so only what is needed is fetched."""
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +16,11 @@ from headflow.datasets.selection import Asked, Examples, Selection, Shown, make_
 from headflow.errors import HeadflowError
 
 NUMBERING = "rows are numbered in the order of the seeded stream"
+MOST_BYTES = 1_000_000_000
+"""Size of a picture's file."""
+
 _REMOTE = ("hf://", "https://")
+_ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://", "lz4://")
 
 
 def read_huggingface(
@@ -148,37 +151,35 @@ def _class_name(value: Any, names: Sequence[str]) -> Any:
 
 def _pictures(record: Record, id: str, max_pixels: int) -> tuple[Image.Image, np.ndarray | None]:
     """The row's picture and its mask, if it has one."""
-    with _source(record.image, id) as source:
-        picture = read_picture(source, max_pixels).image
+    picture = read_picture(_content(record.image, id), max_pixels).image
     if record.mask is None:
         return picture, None
     try:
-        with _source(record.mask, id) as source:
-            return picture, read_mask(source, picture.size, max_pixels)
+        return picture, read_mask(_content(record.mask, id), picture.size, max_pixels)
     except Fault as fault:
         raise Fault(f"the mask {fault}") from None
 
 
-@contextlib.contextmanager
-def _source(value: Any, id: str) -> Iterator[bytes | IO[bytes]]:
+def _content(value: Any, id: str) -> bytes:
     """The bytes of a picture, given by themselves or by the place where they lie."""
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
     if isinstance(content, bytes):
-        yield content
-        return
+        return content
     if not isinstance(path, str):
         raise Fault("has no picture" if value is None or isinstance(value, dict) else f"has {shown(value, 40)} in place of a picture")
-    place = path.split("::")[-1]  # the outermost archive of a chain such as zip://a.png::/data/b.zip
-    if not place.startswith(_REMOTE) and not _within(place, id):
+    *within, place = path.split("::")  # a chain such as zip://a.png::/data/b.zip
+    if not all(part.startswith(_ARCHIVES) for part in within) or not (place.startswith(_REMOTE) or _within(place, id)):
         raise Fault(f"names the local file {shown(path)}, which is no part of the data set")
     import fsspec
 
     try:
-        file = fsspec.open(path, "rb").open()
+        with fsspec.open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except Exception as error:  # every file system has its own
-        raise Fault(f"picture {shown(path)} cannot be read ({_line(error)})") from None
-    with file:
-        yield file
+        raise Fault(f"{shown(path)} cannot be read ({_line(error)})") from None
+    if len(content) > MOST_BYTES:
+        raise Fault(f"{shown(path)} is larger than {MOST_BYTES:,} bytes")
+    return content
 
 
 def _within(place: str, id: str) -> bool:

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PureWindowsPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -25,7 +25,7 @@ _TURNS = {
     2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90,
 }  # fmt: skip
 
-Source = Path | bytes | IO[bytes]
+Source = Path | bytes
 Size = tuple[int, int]
 """Width and height, pixels."""
 

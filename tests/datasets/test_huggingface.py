@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from headflow.datasets import Selection, read_huggingface
+from headflow.datasets.pictures import png
 from headflow.errors import HeadflowError
 from headflow.tables import EXAMPLES, SKIPPED
 from tests.datasets.folders import QUESTION, decoded, picture
@@ -88,6 +90,17 @@ def test_a_folder_of_image_files_and_one_question_for_all(tmp_path: Path) -> Non
     assert table["id"].n_unique() == 5
 
 
+def test_pictures_in_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with zipfile.ZipFile(tmp_path / "a" / "train.zip", "w") as archive:
+        for index in range(6):
+            archive.writestr(f"{index}.png", png(Image.fromarray(picture(index))))
+        archive.writestr("metadata.csv", "file_name,question,answer\n" + "".join(f"{index}.png,Which?,{index}\n" for index in range(6)))
+    table, _ = read_huggingface(str(tmp_path / "a"), selection=FEW)
+    assert len(table) == 5
+    assert all(np.array_equal(decoded(row["image"]), picture(int(row["answer"]))) for row in table.iter_rows(named=True))
+
+
 def test_questions_about_one_picture_stay_together_and_masks_are_objects(tmp_path: Path) -> None:
     same = [Image.fromarray(picture(index // 2)) for index in range(12)]
     mask = np.zeros((8, 10), np.uint8)
@@ -149,6 +162,19 @@ def test_faulty_rows(tmp_path: Path) -> None:
     assert decoded(table["image"][0]).shape == (4, 4, 3)
 
 
+@pytest.mark.parametrize("path", ["{0}/0.png", "../0.png", "file://{0}/0.png", "zip://0.png::{0}/b.zip", "file://{0}/0.png::hf://datasets/a/b/c.zip"])
+def test_a_data_set_names_no_file_outside_it(tmp_path: Path, path: str) -> None:
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(tmp_path / "0.png", "0.png")
+    folder = tmp_path / "a"
+    folder.mkdir()
+    row = {"image": {"bytes": None, "path": path.format(tmp_path)}, "question": QUESTION, "answer": "cat"}
+    pl.DataFrame([row] * 3, schema_overrides={"image": pl.Struct({"bytes": pl.Binary, "path": pl.String})}).write_parquet(folder / "train.parquet")
+    with pytest.raises(HeadflowError, match=r"row 1: names the local file .*, which is no part of the data set"):
+        read_huggingface(str(folder), selection=FEW)
+
+
 def test_ids_that_are_no_ids(tmp_path: Path) -> None:
     with pytest.raises(HeadflowError, match="row 3: the id '1' is that of row 2 too"):
         read_huggingface(str(write_parquet(tmp_path / "a", number=(datasets.Value("int64"), [0, 1, 1, *range(3, 12)]))), columns={"id": "number"},
@@ -190,6 +216,7 @@ def test_without_the_packages_the_extras_are_named(tmp_path: Path) -> None:
 import sys
 sys.modules["datasets"] = sys.modules["pycocotools"] = sys.modules["pycocotools.mask"] = None  # as if not installed
 from headflow.datasets import read_coco, read_huggingface
+from headflow.datasets.pictures import png
 from headflow.errors import HeadflowError
 for read in (read_coco, read_huggingface):
     try:
