@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Bool
+
 from headflow.datasets.faults import Fault, Faults, shown
 from headflow.datasets.manifests import read_manifest
 from headflow.datasets.pictures import Size, fit, inside, png, read_mask, read_picture
@@ -94,7 +97,7 @@ def _pictures(folder: Path, records: Sequence[Record], faults: Faults, max_pixel
     return names
 
 
-def _mask(folder: Path, record: Record, size: Size, max_pixels: int):
+def _mask(folder: Path, record: Record, size: Size, max_pixels: int) -> Bool[np.ndarray, "height width"] | None:
     """The row's mask, or None if it has none."""
     if record.mask is None or record.mask == "":
         return None

@@ -12,7 +12,7 @@ from PIL import Image
 from headflow.datasets.faults import Fault, Faults, shown
 from headflow.datasets.pictures import fit, png, read_mask, read_picture
 from headflow.datasets.records import Columns, Record, check_id, choose, find_columns, of_split, read_record
-from headflow.datasets.selection import Asked, Examples, Selection, Shown, make_table
+from headflow.datasets.selection import SPLITS, Asked, Examples, Selection, Shown, make_table
 from headflow.errors import HeadflowError
 
 NUMBERING = "rows are numbered in the order of the seeded stream"
@@ -49,6 +49,7 @@ def read_huggingface(
     stream = stream.shuffle(seed=selection.seed, buffer_size=shuffle_buffer)
     faults = Faults(id, NUMBERING, selection.on_bad_example)
     needed = selection.count + selection.references
+    wanted = {None: needed, "explain": selection.count, "reference": selection.references}
     kept: dict[str, Kept] = {}
     drawn: dict[str | None, set[str]] = {None: set(), "explain": set(), "reference": set()}
     ids: dict[str, int] = {}
@@ -63,12 +64,13 @@ def read_huggingface(
             faults.add(row, record.id, str(fault))
         if row not in faults:
             image = png(fit(picture, selection.picture_size))
-            key = hashlib.sha256(image).hexdigest()
-            kept.setdefault(key, Kept(image)).add(record, record.asked(mask, selection.picture_size))
-            drawn[record.split].add(key)
-        if len(drawn[None]) >= needed or (len(drawn["explain"]) >= selection.count and len(drawn["reference"]) >= selection.references):
+            key, own = hashlib.sha256(image).hexdigest(), drawn[record.split]
+            if key in own or len(own) < wanted[record.split]:
+                kept.setdefault(key, Kept(image)).add(record, record.asked(mask, selection.picture_size))
+                own.add(key)
+        if len(drawn[None]) >= needed or all(len(drawn[part]) >= wanted[part] for part in SPLITS):
             break
-        if selection.on_bad_example == "stop" and len(kept) + len(faults) >= needed:
+        if faults and selection.on_bad_example == "stop" and len(kept) + len(faults) >= needed:
             break
         if len(faults) >= 1000 + 10 * needed:
             faults.on_bad = "stop"  # hardly a row is any good: going through the whole of a large data set would not help

@@ -121,6 +121,9 @@ def test_splits_that_a_column_names_and_stand_ins(tmp_path: Path) -> None:
     split = (datasets.Value("string"), ["explain" if index % 3 else "reference" for index in range(12)])
     table, _ = read_huggingface(str(write_parquet(tmp_path / "a", split=split)), columns={"id": "number"}, shuffle_buffer=1, selection=FEW)
     assert numbers(table, "explain") == [1, 2, 4] and numbers(table, "reference") == [0, 3]
+    split = (datasets.Value("string"), ["explain" if index < 9 else "reference" for index in range(12)])
+    table, _ = read_huggingface(str(write_parquet(tmp_path / "c", split=split)), columns={"id": "number"}, shuffle_buffer=1, selection=FEW)
+    assert numbers(table, "explain") == [0, 1, 2] and numbers(table, "reference") == [9, 10]
     table, _ = read_huggingface(str(write_parquet(tmp_path / "b", 4)), columns={"id": "number"}, shuffle_buffer=1, selection=FEW)
     assert numbers(table, "reference") == [0, 1] and numbers(table, "explain") == [2, 3, 1]
 
