@@ -8,7 +8,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 
 
 def draw_weights(model: PreTrainedModel, seed: int = 0, gain: float = 1.4) -> PreTrainedModel:
-    """Draw all weights anew, wider than a fresh model's: attention is uneven, and cutting an edge changes the answer.
+    """Draw all weights anew from ``seed``, wider than a fresh model's: attention is uneven, and cutting an edge changes the answer.
 
     Matrices multiply the scale of their input by about ``gain``; norms and biases are moved off the ones and zeros that they start at.
     """
@@ -17,9 +17,9 @@ def draw_weights(model: PreTrainedModel, seed: int = 0, gain: float = 1.4) -> Pr
     with torch.no_grad():
         for _, weight in sorted(model.named_parameters()):
             noise = torch.randn(weight.shape, generator=generator)
-            if weight.ndim < 2:
+            if weight.ndim < 2 and weight.numel() > 1 and bool((weight == weight[0]).all()):  # a norm or a bias, still as it starts
                 weight.add_(0.1 * noise)
-            elif id(weight) in embeddings:
+            elif weight.ndim < 2 or id(weight) in embeddings:
                 weight.copy_(noise)
             else:
                 weight.copy_(noise * gain / weight[0].numel() ** 0.5)
