@@ -193,7 +193,7 @@ class Params(Group):
     """The whole of params.yaml."""
 
     examples: ExamplesParams = Field(default_factory=ExamplesParams)
-    models: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")], ModelParams] = Field(min_length=1)
+    models: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], ModelParams] = Field(min_length=1)
     features: FeaturesParams = Field(default_factory=FeaturesParams)
     masks: MasksParams = Field(default_factory=MasksParams)
     ablation: AblationParams = Field(default_factory=AblationParams)
@@ -248,6 +248,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         siblings = _group_at(places[:-1])
         return f"unknown key {key} = {error['input']!r}; {'.'.join(places[:-1]) or 'the file'} takes {', '.join(siblings)}{_nearest(places[-1], siblings)}"
+    if error["type"] == "string_pattern_mismatch" and error["loc"][-1] == "[key]":
+        return f"{key}: a key has lower-case letters, digits, - and _ only (it names folders, and DVC takes a dot for a level)"
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "model_type":

@@ -79,6 +79,7 @@ EXAMPLES = Table(
     {
         "id": _ID,
         "split": Column(_TEXT, "'explain': to be explained; 'reference': only for baselines"),
+        "row": Column(_INT, "row of the source that it comes from, numbered as in the skipped table; null for scenes"),
         "scene": Column(_INT, "index of the picture in its split"),
         "image": Column(_BYTES, "the picture, RGB PNG"),
         "question_kind": Column(_TEXT, "object, colour, count, colour_of, exists or description; 'asked' where the question came with the picture"),

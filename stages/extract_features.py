@@ -29,7 +29,8 @@ def main(params: Params, key: str) -> None:
     examples = EXAMPLES.read(paths.EXAMPLES)
     examples = examples.with_columns(picture_sizes(examples))
     explain, references = (examples.filter(pl.col("split") == split) for split in ("explain", "reference"))
-    faults = Faults(str(paths.EXAMPLES), f"for model {key!r}", params.examples.on_bad_example, "example")
+    numbering = "numbered as in the source" if params.examples.source != "scenes" else "the first is 1"
+    faults = Faults(f"model {key!r}", numbering, params.examples.on_bad_example, "row" if params.examples.source != "scenes" else "example")
     if settings.answer == "truth":  # before the weights are loaded
         check_answers(prepared_processor(paths.model_dir(key)), explain, faults)
         faults.settle(len(explain))
@@ -44,7 +45,7 @@ def main(params: Params, key: str) -> None:
     with progress(f"capture examples ({key})", len(explain), "examples") as bar:
         for number, row in enumerate(explain.iter_rows(named=True), 1):
             bar.advance()
-            if (place := row.get("row") or number) in faults:
+            if (place := row["row"] or number) in faults:
                 continue
             stock = model.text(said[row["id"]])
             answer, tokens = (row["answer"], None) if settings.answer == "truth" else (stock, said[row["id"]])

@@ -141,7 +141,7 @@ def _shown(
     by_size = sorted((index for index in range(len(areas)) if areas[index]), key=lambda index: (index != main, -areas[index]))
     kind = categories[entry.instances[main].category]
     labels = dict(zip(LABELS, (kind.name, kind.parent), strict=True))
-    return Shown(png(image), [Asked(entry.id, question, kind.name, labels, [objects[index] for index in by_size])])
+    return Shown(png(image), [Asked(entry.row, entry.id, question, kind.name, labels, [objects[index] for index in by_size])])
 
 
 def _main(areas: Sequence[int], crowds: Sequence[bool], pixels: int, least_share: float, rival_share: float) -> int | None:

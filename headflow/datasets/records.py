@@ -54,7 +54,7 @@ class Record:
         objects = []
         if mask is not None and mask.any():
             objects.append(object_entry(mask, name=self.answer, main=True, category=self.labels.get("meaning_category"), style=self.labels.get("looks_style")))
-        return Asked(self.id or "", self.question, self.answer, self.labels, objects)
+        return Asked(self.row, self.id or "", self.question, self.answer, self.labels, objects)
 
 
 def find_columns(

@@ -50,8 +50,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class Asked:
-    """One question about a picture, ready for the table."""
+    """One question about a picture, ready for the table; ``row`` is where it stands in its source."""
 
+    row: int
     id: str
     question: str
     answer: str
@@ -134,7 +135,8 @@ def make_table(chosen: Mapping[str, Sequence[Key]], show: Callable[[Key, str], S
             except Fault as fault:
                 raise HeadflowError(f"{where}: {key}: {fault}; it changed while it was read, run again") from None
             for asked in shown.asked:
-                row = {"id": f"{split}-{asked.id}", "split": split, "scene": scene, "image": shown.image, "question_kind": KIND, "question": asked.question}
-                rows.append(row | {"answer": asked.answer, "object_count": None, "description": None, "objects": list(asked.objects), **asked.labels})
+                row = {"id": f"{split}-{asked.id}", "split": split, "row": asked.row, "scene": scene, "image": shown.image, "question_kind": KIND}
+                row |= {"question": asked.question, "answer": asked.answer}
+                rows.append(row | {"object_count": None, "description": None, "objects": list(asked.objects), **asked.labels})
     schema: dict[str, Any] = {name: column.dtype for name, column in EXAMPLES.columns.items()} | dict.fromkeys(labels, pl.String)
     return pl.DataFrame(rows, schema=schema)

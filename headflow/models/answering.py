@@ -9,6 +9,7 @@ from PIL import Image
 
 from headflow.answers import answer_tokens
 from headflow.datasets.faults import Faults
+from headflow.datasets.selection import KIND
 from headflow.errors import HeadflowError
 from headflow.models.lvlm import LVLM
 from headflow.progress import progress
@@ -25,7 +26,7 @@ def check_answers(processor: Any, examples: pl.DataFrame, faults: Faults) -> Non
         try:
             answer_tokens(processor, row["question"], row["answer"])
         except HeadflowError as error:
-            faults.add(row.get("row") or number, row["id"], str(error))
+            faults.add(row["row"] or number, row["id"], str(error))
 
 
 def picture_sizes(examples: pl.DataFrame) -> pl.Series:
@@ -52,21 +53,23 @@ def stock_answers(model: LVLM, examples: pl.DataFrame) -> dict[str, list[int]]:
 
 
 class Candidates:
-    """The answers that compete with an example's own: those of the reference examples of the same kind of question.
+    """The answers that compete with an example's own: those of the reference examples of the same kind of question, or, where
+    questions come with their pictures, of the same question.
 
     They come from the references so that they stay the same when more examples are asked for.
     """
 
     def __init__(self, processor: Any, references: pl.DataFrame) -> None:
         self.processor = processor
-        kinds = references.group_by("question_kind", maintain_order=True).agg(pl.col("answer").unique(maintain_order=True))
-        self._answers = dict(kinds.iter_rows())
+        topic = pl.when(pl.col("question_kind") == KIND).then("question").otherwise("question_kind")
+        topics = references.group_by(topic.alias("topic"), maintain_order=True).agg(pl.col("answer").unique(maintain_order=True))
+        self._answers = dict(topics.iter_rows())
         self._clashes: dict[tuple[str, str], list[str]] = {}
 
     def rivals(self, row: dict[str, Any], answer: str, token: int) -> tuple[int, ...]:
         """First tokens of the other candidate answers; one that begins with the answer's own ``token`` is noted as a clash."""
         found = set()
-        for other in self._answers.get(row["question_kind"], ()):
+        for other in self._answers.get(row["question" if row["question_kind"] == KIND else "question_kind"], ()):
             if _same(other, answer):
                 continue
             try:
@@ -109,5 +112,6 @@ def swap_partner(pictures: Sequence[dict[str, Any]], row: dict[str, Any], draw: 
     """
     # Of a picture without a name the answer says what was asked about.
     key = "meaning_name" if row.get("meaning_name") is not None else "answer"
-    others = [p["id"] for p in pictures if p["size"] == row["size"] and p["question_kind"] == row["question_kind"] and p.get(key) != row[key]]
+    fits = (p for p in pictures if p["size"] == row["size"] and p["question_kind"] == row["question_kind"] and p["image"] != row["image"])
+    others = [p["id"] for p in fits if p.get(key) != row[key]]
     return others[int(draw * len(others))] if others else None

@@ -119,9 +119,9 @@ def test_classes_are_those_of_transformers(family):
 def test_modes_are_those_that_a_loaded_model_can_have():
     from typing import get_args
 
-    from headflow.models.lvlm import PrefixMode
+    from headflow.suffix_pass import Mode
 
-    assert set(MODES) == set(get_args(PrefixMode))
+    assert set(MODES) == set(get_args(Mode))
 
 
 def test_a_class_of_one_family_goes_by_its_name_and_others_by_themselves():

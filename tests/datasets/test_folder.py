@@ -28,10 +28,11 @@ def test_every_kind_of_manifest_gives_the_same_table(tmp_path: Path, manifest: s
     SKIPPED.check(skipped, "skipped")
     assert table["split"].to_list() == ["explain"] * 4 + ["reference"] * 2 and skipped.is_empty()
     assert table["scene"].to_list() == [0, 1, 2, 3, 0, 1]
-    assert set(table.columns[10:]) == {"meaning_category", "meaning_name", "looks_style", "looks_light", "looks_shot"}
-    assert all(name.startswith("meaning_") for name in table.columns[10:12])
+    assert set(table.columns[11:]) == {"meaning_category", "meaning_name", "looks_style", "looks_light", "looks_shot"}
+    assert all(name.startswith("meaning_") for name in table.columns[11:13])
     for row in table.iter_rows(named=True):
         index = int(row["id"].removeprefix(f"{row['split']}-").removesuffix(".png"))
+        assert row["row"] == index + (2 if manifest.endswith(".csv") else 1)
         assert np.array_equal(decoded(row["image"]), picture(index))
         assert (row["question_kind"], row["question"], row["answer"]) == ("asked", QUESTION, ("cat", "dog")[index % 2])
         assert (row["meaning_category"], row["looks_style"], row["looks_light"], row["looks_shot"]) == ("animal", "photo", "dim", "near")

@@ -56,7 +56,7 @@ def test_pictures_classes_and_labels(tmp_path: Path) -> None:
     EXAMPLES.check(table, "table")
     SKIPPED.check(skipped, "skipped")
     assert table["split"].to_list() == ["explain"] * 3 + ["reference"] * 2 and table["scene"].to_list() == [0, 1, 2, 0, 1]
-    assert table.columns[10:] == ["meaning_category", "meaning_answer", "looks_number"] and skipped.is_empty()
+    assert table.columns[11:] == ["meaning_category", "meaning_answer", "looks_number"] and skipped.is_empty()
     for row in table.iter_rows(named=True):
         index = int(row["id"].split("-")[1])
         assert np.array_equal(decoded(row["image"]), picture(index))

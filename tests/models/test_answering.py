@@ -25,7 +25,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 def examples(*answers: str, sizes: tuple[int, ...] = (32,)) -> pl.DataFrame:
     rows = [
-        {"id": f"e{i}", "image": png(random_picture(i, sizes[i % len(sizes)])), "question": QUESTION, "question_kind": "asked", "answer": answer}
+        {"id": f"e{i}", "row": None, "image": png(random_picture(i, sizes[i % len(sizes)])), "question": QUESTION, "question_kind": "asked", "answer": answer}
         for i, answer in enumerate(answers)
     ]
     return pl.DataFrame(rows)
@@ -104,19 +104,22 @@ def test_rivals_and_answers_that_share_their_first_token(models):
     assert candidates.rivals(row, "dog", dog) == (cat,)  # what the model has no word for is no rival
     assert candidates.clashes == 1
     assert "'dog' and 'dog house' (1 examples)" in candidates.warning() and "answer_logprob" in candidates.warning()
+    elsewhere = Candidates(model.processor, examples("cat", "dog").with_columns(question=pl.lit("Which colour ?")))
+    assert elsewhere.rivals(row, "dog", dog) == ()  # answers to another question are no rivals
     clear = Candidates(model.processor, examples("cat", "dog"))
     assert clear.rivals(row, "dog", dog) == (cat,) and clear.warning() is None
 
 
 def test_swap_partners():
     rows = [
-        {"id": "a", "size": "32x32", "question_kind": "asked", "answer": "cat", "meaning_name": "cat"},
-        {"id": "b", "size": "32x32", "question_kind": "asked", "answer": "dog", "meaning_name": "dog"},
-        {"id": "c", "size": "64x32", "question_kind": "asked", "answer": "dog", "meaning_name": "dog"},
-        {"id": "d", "size": "32x32", "question_kind": "asked", "answer": "red", "meaning_name": "tree"},
+        {"id": "a", "image": b"a", "size": "32x32", "question_kind": "asked", "answer": "cat", "meaning_name": "cat"},
+        {"id": "b", "image": b"b", "size": "32x32", "question_kind": "asked", "answer": "dog", "meaning_name": "dog"},
+        {"id": "c", "image": b"c", "size": "64x32", "question_kind": "asked", "answer": "dog", "meaning_name": "dog"},
+        {"id": "d", "image": b"d", "size": "32x32", "question_kind": "asked", "answer": "red", "meaning_name": "tree"},
     ]
     assert {swap_partner(rows, rows[0], draw) for draw in (0.0, 0.49, 0.5, 0.999)} == {"b", "d"}
-    assert swap_partner(rows, {**rows[2], "answer": "cat", "meaning_name": "cat"}, 0.5) == "c"
+    assert swap_partner(rows, {**rows[2], "image": b"e", "answer": "cat", "meaning_name": "cat"}, 0.5) == "c"
     assert swap_partner(rows, {**rows[0], "size": "1x1"}, 0.5) is None
+    assert {swap_partner(rows, {**rows[0], "image": b"b"}, draw) for draw in (0.0, 0.999)} == {"d"}  # the same picture is no other
     unnamed = [{key: value for key, value in row.items() if key != "meaning_name"} for row in rows]
     assert swap_partner(unnamed, unnamed[1], 0.0) == "a"

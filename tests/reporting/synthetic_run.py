@@ -174,7 +174,7 @@ def _examples(rng: np.random.Generator, scenes: int) -> pl.DataFrame:
             }
             rows.append({
                 "id": f"{split}-{scene:05d}-object", "split": split, "scene": scene, "image": picture(name, colour, style, background),
-                "question_kind": "object", "question": "What is the main object in the image? Answer with one word.", "answer": name,
+                "row": None, "question_kind": "object", "question": "What is the main object in the image? Answer with one word.", "answer": name,
                 "object_count": 1, "description": f"a {colour} {name}", "objects": [main],
                 "meaning_name": name, "meaning_category": CATEGORY[name], "looks_colour": colour, "looks_style": style, "looks_background": background,
             })  # fmt: skip

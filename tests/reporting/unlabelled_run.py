@@ -96,8 +96,8 @@ def _examples() -> pl.DataFrame:
         buffer = io.BytesIO()
         photographs[which].crop((x, y, min(640, x + width), min(427, y + height))).save(buffer, "PNG")
         rows.append({
-            "id": f"explain-{place:05d}", "split": "explain", "scene": place, "image": buffer.getvalue(), "question_kind": "asked", "question": question,
-            "answer": answer, "object_count": None, "description": None, "objects": [],
+            "id": f"explain-{place:05d}", "split": "explain", "row": place + 2, "scene": place, "image": buffer.getvalue(), "question_kind": "asked",
+            "question": question, "answer": answer, "object_count": None, "description": None, "objects": [],
         })  # fmt: skip
     return pl.DataFrame(rows, schema={name: column.dtype for name, column in tables.EXAMPLES.columns.items()})
 

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS, HEADS, SCENES = 3, 4, 18
 MODEL = PreparedModel(
     key="tiny", id="embedded", source=None, revision=None, dtype="float32", architecture="LlavaForConditionalGeneration", layers=LAYERS, heads=HEADS,
-    kv_heads=HEADS, trust_remote_code=False, fingerprint="0" * 64,
+    kv_heads=HEADS, trust_remote_code=False, attn="auto", quantization=None, decoder_layers=LAYERS, image_layers=None, fingerprint="0" * 64,
 )  # fmt: skip
 NAMES, COLOURS = ("cat", "dog", "cup"), ("red", "blue")
 
@@ -72,7 +72,7 @@ def complete(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
 def examples() -> pl.DataFrame:
     rows = [
         {
-            "id": f"explain-{scene:05d}-object", "split": "explain", "scene": scene, "image": b"", "question_kind": "object",
+            "id": f"explain-{scene:05d}-object", "split": "explain", "row": None, "scene": scene, "image": b"", "question_kind": "object",
             "answer": NAMES[scene % 3],
             "meaning_name": NAMES[scene % 3], "looks_colour": COLOURS[scene // 3 % 2],
         }

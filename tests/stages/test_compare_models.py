@@ -16,7 +16,7 @@ from tests.stages.test_render_report import HOSTILE, ROOT, Page
 
 MODELS = (
     Planted("tiny"),
-    Planted("large_1.5-7b", layers=24, heads=16, centre=0.4, strong=30, r=0.6, alone=0.1, architecture="Qwen2_5_VLForConditionalGeneration"),
+    Planted("large_15-7b", layers=24, heads=16, centre=0.4, strong=30, r=0.6, alone=0.1, architecture="Qwen2_5_VLForConditionalGeneration"),
     Planted("cross", layers=3, heads=4, strong=3, image_layers=(3, 8, 13), decoder_layers=20, alone=None, architecture=f"M{HOSTILE}"),
 )
 FIGURES = ("models", "depth", "concentration", "held-out", "one-at-a-time")
@@ -86,7 +86,7 @@ def test_exactly_the_models_of_the_params_are_shown(page, source):
 
 
 def test_sentences_say_which_way_it_came_out(page):
-    for text in ("attributions of large_1.5-7b deserve little trust", "single heads were not cut in cross", "nothing on this page is in its units"):
+    for text in ("attributions of large_15-7b deserve little trust", "single heads were not cut in cross", "nothing on this page is in its units"):
         assert text in page.text
     assert "90%" in page.text and "One model:" not in page.text
 

@@ -49,6 +49,7 @@ def _rows(rendered: Scene, split: str, index: int, kinds: Sequence[QuestionKind]
     """The rows of one scene."""
     shared = {
         "split": split,
+        "row": None,
         "scene": index,
         "image": _png(rendered.image),
         "meaning_name": rendered.main.name,

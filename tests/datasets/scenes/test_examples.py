@@ -22,7 +22,8 @@ def test_columns_types_and_rows() -> None:
     assert table["id"].n_unique() == table.height
     assert table["id"][0] == "explain-00000-object"
     assert table.filter(pl.col("split") == "reference")["scene"].unique().sort().to_list() == [0, 1, 2]
-    assert table.null_count().sum_horizontal().item() == 0
+    assert table.drop("row").null_count().sum_horizontal().item() == 0
+    assert table["row"].null_count() == len(table)
 
 
 def test_pictures_and_masks_survive_as_png() -> None:
