@@ -32,7 +32,7 @@ def test_every_kind_of_manifest_gives_the_same_table(tmp_path: Path, manifest: s
     assert all(name.startswith("meaning_") for name in table.columns[11:13])
     for row in table.iter_rows(named=True):
         index = int(row["id"].removeprefix(f"{row['split']}-").removesuffix(".png"))
-        assert row["row"] == index + (2 if manifest.endswith(".csv") else 1)
+        assert row["row"] == index + (1 if manifest.endswith(".jsonl") else 2)
         assert np.array_equal(decoded(row["image"]), picture(index))
         assert (row["question_kind"], row["question"], row["answer"]) == ("asked", QUESTION, ("cat", "dog")[index % 2])
         assert (row["meaning_category"], row["looks_style"], row["looks_light"], row["looks_shot"]) == ("animal", "photo", "dim", "near")
