@@ -386,6 +386,9 @@ def load(
         AutoConfig.from_pretrained(source, **options)  # alone first: a model that is not there is told after one look
         processor = load_processor(source, **options)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], **options, **extra)
+    text = model.get_decoder().config
+    if attn == "auto" and getattr(text, "attn_logit_softcapping", None) and text._attn_implementation == "sdpa":
+        text._attn_implementation = "eager"  # some versions give such a model sdpa, which drops the soft cap without a word
     try:
         return LVLM(model if "device_map" in extra else model.to(device), processor)
     except (RuntimeError, AssertionError) as error:
