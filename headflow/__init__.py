@@ -1,11 +1,9 @@
 """headflow: which attention heads of a vision-language model carry the picture into the words?"""
 
-from importlib import import_module
-from typing import Any
+from headflow.lazy import lazily
 
 __version__ = "0.1.0"
 
-# Loaded on first use, so that a stage that needs no model never pays for importing torch.
 _EXPORTS = {
     "HeadflowError": "headflow.errors",
     "load": "headflow.models.lvlm",
@@ -14,13 +12,4 @@ _EXPORTS = {
     "fit": "headflow.attribution.regression",
 }
 __all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'headflow' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

@@ -106,6 +106,19 @@ class SuffixPass:
     def queries_needed(self, layer: int, suffix: int) -> int:
         return suffix if self.last is None or layer != self.last_layer else min(self.last, suffix)
 
+    def plain(self, visible: Bool[Tensor, "1 1 rows keys"], softcap: float | None) -> bool:
+        """Whether the pass is plain head ablation over a shared prefix that every query sees whole, with nothing to differentiate or record."""
+        return (
+            not torch.is_grad_enabled()
+            and softcap is None
+            and self.record is None
+            and self.bank.mode == "shared"
+            and len(self.gates) == 1
+            and self.gates[0].only_heads
+            and not self.gates[0].mixes
+            and bool(visible[..., : self.bank.prefix].all())
+        )
+
     def rows(self, gate: Gate, layer: int) -> Float[Tensor, "batch heads rows"] | None:
         """Amount of a gate's cut for every row that is run; None = the layer is left alone."""
         ordinal = self.bank.ordinal(layer)

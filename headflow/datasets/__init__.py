@@ -3,8 +3,7 @@
 Each reader returns :class:`Examples`: the table that every stage after it reads, and the rows that were left out.
 """
 
-from importlib import import_module
-from typing import Any
+from headflow.lazy import lazily
 
 # Loaded on first use: the settings of the scenes are read by every stage, and none of them should pay for the readers.
 _EXPORTS = {
@@ -16,13 +15,4 @@ _EXPORTS = {
     "read_huggingface": "headflow.datasets.huggingface",
 }
 __all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'headflow.datasets' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

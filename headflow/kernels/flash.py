@@ -12,20 +12,13 @@ _HALF_PRECISION_FROM = (8, 0)
 
 
 def can_flash(state: SuffixPass, query: Tensor, visible: Tensor, softcap: float | None) -> bool:
-    """Whether this path applies: plain head ablation on a GPU, nothing to differentiate or record, the whole prefix visible."""
+    """Whether this path applies: plain head ablation on a GPU, with heads that its kernels take."""
     return (
         query.device.type == "cuda"
-        and not torch.is_grad_enabled()
-        and softcap is None
-        and state.record is None
-        and state.bank.mode == "shared"
-        and len(state.gates) == 1
-        and state.gates[0].only_heads
-        and not state.gates[0].mixes
         and query.shape[-1] % 8 == 0
         and query.shape[-1] <= 256
         and (query.dtype == torch.float32 or torch.cuda.get_device_capability(query.device) >= _HALF_PRECISION_FROM)
-        and bool(visible[..., : state.bank.prefix].all())
+        and state.plain(visible, softcap)
     )
 
 

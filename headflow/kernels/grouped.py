@@ -43,18 +43,8 @@ class _Sorted:
 
 
 def can_group(state: SuffixPass, query: Tensor, visible: Tensor, softcap: float | None) -> bool:
-    """Whether the fast path for plain head ablation applies (CPU, nothing to differentiate or record, the whole prefix visible)."""
-    return (
-        query.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and softcap is None
-        and state.record is None
-        and state.bank.mode == "shared"
-        and len(state.gates) == 1
-        and state.gates[0].only_heads
-        and not state.gates[0].mixes
-        and bool(visible[..., : state.bank.prefix].all())
-    )
+    """Whether this path applies: plain head ablation on a CPU."""
+    return query.device.type == "cpu" and state.plain(visible, softcap)
 
 
 def grouped(
