@@ -15,8 +15,11 @@ QuestionKind = Literal["object", "colour", "count", "colour_of", "exists", "desc
 Baseline = Literal["mean", "blank", "swap", "closed"]
 Design = Literal["auto", "bernoulli", "antithetic", "foldover_hadamard", "single"]
 Estimator = Literal["auto", "ridge", "lasso", "foldover"]
+Ranking = Literal["attribution", "ablation", "restoration", "attention", "gradient", "integrated", "random"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 EMBEDDED = "embedded"
+PLANTED = "planted"
+Circuit = Literal["additive", "redundant", "joint", "chain", "decoy", "cancelled", "category"]
 
 
 class Group(BaseModel):
@@ -74,17 +77,17 @@ class HuggingFaceParams(Group):
 class ExamplesParams(Group):
     """Which pictures and questions (stage prepare_examples)."""
 
-    source: Literal["scenes", "folder", "coco", "huggingface"] = Field("scenes", description="where examples come from; see docs/data.md")
+    source: Literal["scenes", "folder", "coco", "huggingface", "planted"] = Field("scenes", description="where examples come from; see docs/data.md; planted = pictures for planted models")
     questions: list[QuestionKind] = Field(["object"], min_length=1, description="scenes only: question kinds asked about each scene")
     count: int = Field(48, ge=2, le=100_000, description="pictures to explain")
     references: int = Field(64, ge=2, le=10_000, description="further pictures, for the baselines only")
     seed: Seed = Field(0, description="seed of the scenes, or of the choice of pictures")
     path: str = Field("data/pictures", min_length=1, description="folder and coco: where the pictures are; an input of the stage, so it has to exist")
     picture_size: Annotated[list[Annotated[int, Field(ge=1, le=8192)]], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="all but scenes: [width, height] that pictures are cut (at the centre) and scaled to, pixels; null = as they are"
+        None, description="all but scenes and planted: [width, height] that pictures are cut (at the centre) and scaled to, pixels; null = as they are"
     )
-    on_bad_example: Literal["stop", "skip"] = Field("stop", description="all but scenes: stop at faulty rows, or leave them out and list them in the report")
-    max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="all but scenes: a picture with more pixels is refused, unopened")
+    on_bad_example: Literal["stop", "skip"] = Field("stop", description="all but scenes and planted: stop at faulty rows, or leave them out and list them in the report")
+    max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="all but scenes and planted: a picture with more pixels is refused, unopened")
     scenes: SceneSettings = Field(default_factory=SceneSettings, description="how scenes are rendered")
     folder: FolderParams = Field(default_factory=FolderParams, description="a folder of pictures with a manifest")
     coco: CocoParams = Field(default_factory=CocoParams, description="pictures with COCO annotations")
@@ -102,7 +105,7 @@ class ExamplesParams(Group):
 class ModelParams(Group):
     """One model (stage prepare_model); the key that it stands under names its stages and folders."""
 
-    id: str = Field(EMBEDDED, min_length=1, description="'embedded' (ships with headflow), a local folder, or a Hugging Face id")
+    id: str = Field(EMBEDDED, min_length=1, description="'embedded' (ships with headflow), 'planted' (known circuits), a local folder, or a Hugging Face id")
     revision: str | None = Field(None, description="commit, tag or branch on the hub")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="number format of weights and runs")
     device_map: str = Field(
@@ -117,11 +120,17 @@ class ModelParams(Group):
     trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
     source: Literal["shipped", "train"] = Field("shipped", description="embedded model only: take the shipped checkpoint or train anew")
     recipe: Recipe | None = Field(None, description="embedded model only: how it is trained; null = as the shipped one was")
+    circuit: Circuit | None = Field(None, description="planted model only: which known circuit its weights spell; goes with examples.source planted")
 
     @model_validator(mode="after")
-    def _recipe_only_for_embedded(self) -> "ModelParams":
+    def _each_kind_has_its_own_keys(self) -> "ModelParams":
         if self.id != EMBEDDED and (self.recipe is not None or self.source != "shipped"):
             raise ValueError("`recipe` and `source` belong to models with id 'embedded' only")
+        if (self.id == PLANTED) != (self.circuit is not None):
+            raise ValueError(
+                f"id is 'planted', but `circuit` names none of {', '.join(get_args(Circuit))}" if self.id == PLANTED
+                else "`circuit` belongs to models with id 'planted' only"
+            )  # fmt: skip
         return self
 
 
@@ -178,6 +187,30 @@ class ClustersParams(Group):
     seed: Seed = Field(0, description="seed of clustering and permutations")
 
 
+class FaithfulnessParams(Group):
+    """How rankings of heads are put to the test (stage evaluate_faithfulness); the baseline is that of `features`."""
+
+    rankings: list[Ranking] = Field(
+        list(get_args(Ranking)), min_length=1, description="what orders the heads: head attribution and its rivals, see headflow/attribution/rankings.py"
+    )
+    points: int | None = Field(
+        24, ge=2, le=100_000, description="numbers of heads k at which curves are measured, closer together at small k; null = every k from 0 to all heads"
+    )
+    path_points: int = Field(8, ge=1, le=1000, description="gradients on the way from all heads ablated to none, of the ranking `integrated`")
+    level: float = Field(0.8, gt=0.0, lt=1.0, description="the smallest k that reaches this faithfulness or completeness is reported")
+    least_effect: float = Field(
+        0.05, ge=0.0, lt=1.0, description="examples whose total effect is not above this share of the median one are left out and counted"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over examples")
+    seed: Seed = Field(0, description="seed of the random order")
+
+    @model_validator(mode="after")
+    def _each_ranking_once(self) -> "FaithfulnessParams":
+        if len(set(self.rankings)) < len(self.rankings):
+            raise ValueError("a ranking is listed twice")
+        return self
+
+
 class ReportParams(Group):
     """What the report shows (stage render_report)."""
 
@@ -199,6 +232,7 @@ class Params(Group):
     ablation: AblationParams = Field(default_factory=AblationParams)
     fit: FitParams = Field(default_factory=FitParams)
     clusters: ClustersParams = Field(default_factory=ClustersParams)
+    faithfulness: FaithfulnessParams = Field(default_factory=FaithfulnessParams)
     report: ReportParams = Field(default_factory=ReportParams)
 
     @model_validator(mode="after")

@@ -241,7 +241,245 @@ SEPARATION = Table(
     },
 )
 
+_RANKING = Column(_TEXT, "what orders the heads: attribution, ablation, restoration, attention, gradient, integrated or random")
+_SCOPE = Column(_TEXT, "'own': each example's own order; 'shared': the order by the mean score over all examples (the random order stays each example's own)")
+_MEASURE = Column(_TEXT, "'faithfulness' or 'completeness'")
+
+RANKINGS = Table(
+    "rankings",
+    {
+        "id": Column(_TEXT, "example; null in scope 'shared'"),
+        "ranking": _RANKING, "scope": _SCOPE, "layer": _LAYER, "head": _HEAD,
+        "score": Column(_REAL, "what the heads are ordered by: target units; attention a share, random a number without meaning"),
+        "place": Column(_INT, "place in the order of falling score, 0 = first"),
+    },
+)  # fmt: skip
+
+CURVES = Table(
+    "curves",
+    {
+        "id": _ID, "ranking": _RANKING, "scope": _SCOPE,
+        "heads": Column(_INT, "k: the first heads of the ranking"),
+        "top": Column(_REAL, "F(top-k): target with only these heads intact; target units"),
+        "rest": Column(_REAL, "F(all but top-k): target with only these heads ablated; target units"),
+        "faithfulness": Column(_REAL, "(F(top-k) - F(none)) / (F(all) - F(none)); null where the total effect is too small to divide by"),
+        "completeness": Column(_REAL, "(F(all) - F(all but top-k)) / (F(all) - F(none)); null as above"),
+    },
+)  # fmt: skip
+
+AREAS = Table(
+    "areas",
+    {
+        "id": _ID, "ranking": _RANKING, "scope": _SCOPE, "measure": _MEASURE,
+        "total_effect": Column(_REAL, "F(all) - F(none); target units"),
+        "used": Column(_BOOL, "the total effect is large enough to divide by"),
+        "area": Column(_REAL, "area under the curve over k/(L*H); null where not used"),
+        "heads": Column(_INT, "smallest measured k that reaches the level; null where not used"),
+    },
+)  # fmt: skip
+
+CURVE_BANDS = Table(
+    "curve bands",
+    {
+        "ranking": _RANKING, "scope": _SCOPE, "measure": _MEASURE,
+        "heads": Column(_INT, "k: the first heads of the ranking"), "share": Column(_REAL, "k/(L*H), 0..1"),
+        "mean": Column(_REAL, "mean over examples"),
+        "low": Column(_REAL, "lower end of the confidence interval over examples"), "high": Column(_REAL, "upper end"),
+        "examples": Column(_INT, "examples used"),
+    },
+)  # fmt: skip
+
+AREA_SUMMARY = Table(
+    "area summary",
+    {
+        "ranking": _RANKING, "scope": _SCOPE, "measure": _MEASURE,
+        "area": Column(_REAL, "mean area under the curve over examples"),
+        "low": Column(_REAL, "lower end of the confidence interval over examples"), "high": Column(_REAL, "upper end"),
+        "heads": Column(_REAL, "mean over examples of the smallest measured k that reaches the level"),
+        "heads_low": Column(_REAL, "lower end of its confidence interval"), "heads_high": Column(_REAL, "upper end"),
+        "of": Column(_INT, "L*H: all heads"),
+        "examples": Column(_INT, "examples used"),
+    },
+)  # fmt: skip
+
+AREA_DIFFERENCES = Table(
+    "area differences",
+    {
+        "scope": _SCOPE, "measure": _MEASURE, "ranking": _RANKING, "other": _RANKING,
+        "difference": Column(_REAL, "mean over examples of area of ranking minus area of other"),
+        "low": Column(_REAL, "lower end of the paired confidence interval over examples"), "high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "paired t-test of no difference"),
+        "p_holm": Column(_REAL, "the same, corrected for all pairs of this scope and measure"),
+    },
+)  # fmt: skip
+
+INTERACTIONS = Table(
+    "interactions",
+    {
+        "layer": _LAYER, "head": _HEAD,
+        "other_layer": Column(_INT, "decoder layer of the second head"), "other_head": Column(_INT, "the second head in its layer"),
+        "effect": Column(_REAL, "f(both) - f(one) - f(other) + f(neither), mean over the states of the other heads and over examples; target units"),
+        "standard_error": Column(_REAL, "of the effect, over the draw of masks; target units"),
+        "low": Column(_REAL, "lower end of the effect's confidence interval"),
+        "high": Column(_REAL, "upper end of the effect's confidence interval"),
+        "p": Column(_REAL, "p-value of the effect, on masks that the choice of pairs has not seen"),
+        "q": Column(_REAL, "p-value adjusted by Benjamini and Hochberg over the pairs of this table"),
+        "kind": Column(_TEXT, "'compensate' (negative: either head suffices), 'need each other' (positive), or 'unclear' (q above the level)"),
+        "same_sign": Column(_REAL, "share of examples in which the estimated effect has the sign of the mean, 0..1"),
+    },
+)  # fmt: skip
+
+INTERACTION_FITS = Table(
+    "interaction fits",
+    {
+        "id": _ID,
+        "held_out_r": Column(_REAL, "Pearson r on held-out masks, first-order fit alone"),
+        "held_out_r2": Column(_REAL, "R2 on held-out masks, first-order fit alone"),
+        "held_out_r_pairs": Column(_REAL, "Pearson r on held-out masks with the chosen pairs added"),
+        "held_out_r2_pairs": Column(_REAL, "R2 on held-out masks with the chosen pairs added"),
+    },
+)
+
+UNIQUE_EFFECTS = Table(
+    "unique effects",
+    {
+        "label": Column(_TEXT, "label column, or 'meaning' or 'looks' for all labels of that kind together"),
+        "kind": Column(_TEXT, "'meaning' or 'looks'"),
+        "given": Column(_TEXT, "kind of the labels held constant: the other one; null where there are none"),
+        "examples": Column(_INT, "examples used"),
+        "pictures": Column(_INT, "different pictures among them; they are what is permuted"),
+        "degrees": Column(_INT, "degrees of freedom of the label beyond those of the labels held constant"),
+        "left": Column(_INT, "degrees of freedom that all labels leave; without any the unique share is null"),
+        "explained": Column(_REAL, "share of the variance of attribution vectors explained by the label alone, 0..1"),
+        "explained_chance": Column(_REAL, "the same under permuted pictures, mean"),
+        "explained_p": Column(_REAL, "permutation p-value of the explained share"),
+        "unique": Column(_REAL, "share of the variance that the label explains beyond the labels held constant, 0..1"),
+        "unique_chance": Column(_REAL, "the same under permuted residuals, mean"),
+        "unique_p": Column(_REAL, "permutation p-value of the unique share (pseudo-F)"),
+    },
+)
+
+SIMILARITIES = Table(
+    "similarities",
+    {
+        "what": Column(_TEXT, "a label column, 'meaning' or 'looks' (share of such labels that agree), or 'vision' (vision-tower features)"),
+        "kind": Column(_TEXT, "'meaning', 'looks' or 'vision'"),
+        "pairs": Column(_INT, "pairs of examples of different pictures"),
+        "r": Column(_REAL, "correlation of attribution similarity (cosine) with this similarity, over pairs"),
+        "low": Column(_REAL, "lower end of its bootstrap interval over pictures"),
+        "high": Column(_REAL, "upper end of its bootstrap interval over pictures"),
+        "p": Column(_REAL, "permutation p-value of r over pictures, two-sided"),
+        "given": Column(_TEXT, "the similarities held constant in the partial correlation, e.g. 'looks, vision'; null where there are none"),
+        "partial": Column(_REAL, "partial correlation given the similarities held constant"),
+        "partial_low": Column(_REAL, "lower end of its bootstrap interval over pictures"),
+        "partial_high": Column(_REAL, "upper end of its bootstrap interval over pictures"),
+    },
+)
+
+LOOK_PAIRS = Table(
+    "look pairs",
+    {
+        "look": Column(_TEXT, "label that says when looks are the same; 'looks' = at least half of the labels of looks agree"),
+        "same_meaning": Column(_BOOL, "both pictures show the same object"),
+        "same_look": Column(_BOOL, "both pictures look the same"),
+        "meaning": Column(_TEXT, "label that says when objects are the same"),
+        "pairs": Column(_INT, "pairs of examples of different pictures"),
+        "similarity": Column(_REAL, "mean cosine similarity of their attribution vectors; null without pairs"),
+        "low": Column(_REAL, "lower end of its bootstrap interval over pictures"),
+        "high": Column(_REAL, "upper end of its bootstrap interval over pictures"),
+        "vision": Column(_REAL, "mean cosine similarity of their vision-tower features, centred over examples"),
+        "id_a": Column(_TEXT, "an example of the most typical pair: nearest to the mean similarity"),
+        "id_b": Column(_TEXT, "the other example of that pair"),
+    },
+)
+
+LOOK_CONTRASTS = Table(
+    "look contrasts",
+    {
+        "look": Column(_TEXT, "label that says when looks are the same, as in the look pairs"),
+        "contrast": Column(_TEXT, "'meaning' and 'looks': what sharing it adds to pairs that share neither; 'meaning - looks': "
+                           "same object in another look against another object in the same look"),
+        "difference": Column(_REAL, "difference of mean cosine similarities of attribution vectors"),
+        "low": Column(_REAL, "lower end of its bootstrap interval over pictures"),
+        "high": Column(_REAL, "upper end of its bootstrap interval over pictures"),
+    },
+)  # fmt: skip
+
+CLUSTERS = Table(
+    "clusters",
+    {
+        "cluster": Column(_INT, "cluster, as in the head clusters"),
+        "heads": Column(_INT, "its heads"),
+        "share": Column(_REAL, "their share of the summed mean |attribution| of all heads, 0..1"),
+        "silhouette": Column(_REAL, "mean silhouette of its heads, -1..1"),
+        "stability": Column(_REAL, "mean over bootstrap draws of the largest Jaccard similarity with a cluster of the draw, 0..1"),
+        "first_layer": Column(_INT, "lowest layer of its heads"),
+        "middle_layer": Column(_REAL, "mean layer of its heads, weighted by their share"),
+        "last_layer": Column(_INT, "highest layer of its heads"),
+        "layer": Column(_INT, "layer of its largest head"),
+        "head": Column(_INT, "its largest head"),
+    },
+)
+
+CLUSTER_NAMES = Table(
+    "cluster names",
+    {
+        "cluster": Column(_INT, "cluster, as in the head clusters"),
+        "name": Column(_TEXT, "object name"),
+        "examples": Column(_INT, "examples with this object"),
+        "attribution": Column(_REAL, "attribution summed over the cluster's heads, mean over these examples; target units"),
+        "excess": Column(_REAL, "the same minus the mean over all other examples; target units"),
+        "p": Column(_REAL, "Mann-Whitney p-value against all other examples, two-sided; null for fewer than two examples"),
+        "q": Column(_REAL, "p-value adjusted by Benjamini and Hochberg over all clusters and names"),
+    },
+)
+
+CLUSTER_EXAMPLES = Table(
+    "cluster examples",
+    {
+        "cluster": Column(_INT, "cluster, as in the head clusters"),
+        "rank": Column(_INT, "1 = most typical, by the cluster's share of the example's summed |attribution|; different pictures"),
+        "id": _ID,
+        "share": Column(_REAL, "the cluster's share of this example's summed |attribution|, 0..1"),
+        "attribution": Column(_REAL, "attribution summed over the cluster's heads; target units"),
+    },
+)
+
+TRUTHS = Table(
+    "truths",
+    {
+        "circuit": Column(_TEXT, "planted circuit"),
+        "category": Column(_TEXT, "category of the object that the values are about; null = all"),
+        "layer": _LAYER, "head": _HEAD,
+        "part": Column(_TEXT, "'carrier' (takes the picture to the answer), 'relay' (moves it on from the role token), 'decoy' (looks and says nothing), 'idle'"),
+        "banzhaf": Column(_REAL, "exact Banzhaf value; logits"),
+        "shapley": Column(_REAL, "exact Shapley value; logits"),
+        "single_head_effect": Column(_REAL, "f(intact) - f(only this head ablated), exact; logits"),
+    },
+)  # fmt: skip
+
+PLANTED_SCORES = Table(
+    "planted scores",
+    {
+        "circuit": Column(_TEXT, "planted circuit"),
+        "ranking": Column(_TEXT, "what the heads were scored by, e.g. attribution, ablation, attention"),
+        "estimand": Column(_TEXT, "'banzhaf' or 'shapley': the exact values compared with"),
+        "examples": Column(_INT, "examples that the means below are over"),
+        "carriers": Column(_REAL, "heads that carry the picture, mean over examples"),
+        "precision": Column(_REAL, "share of carriers among the named heads: the largest |score|, as many as there are carriers, zeros left out; null if all are"),
+        "recall": Column(_REAL, "share of the carriers that are named, 0..1"),
+        "interval_precision": Column(_REAL, "share of carriers among heads whose interval leaves out 0; null without intervals or such heads"),
+        "interval_recall": Column(_REAL, "share of the carriers whose interval leaves out 0; null without intervals"),
+        "coverage": Column(_REAL, "share of all heads whose interval holds the exact value; null without intervals"),
+        "largest_error": Column(_REAL, "largest |score - exact value| of a head; logits; null for scores in other units"),
+        "relative_error": Column(_REAL, "root mean square error over root mean square exact value; null for scores in other units"),
+        "rank_correlation": Column(_REAL, "Spearman correlation with the exact values, -1..1; 0 for scores that are all alike"),
+    },
+)
+
 ALL_TABLES = (
     EXAMPLES, SKIPPED, FEATURES, ATTENTION, MASKS, TARGETS, ATTRIBUTIONS, FITS, PREDICTIONS, HEAD_SUMMARY, GROWTH,
     HEAD_CLUSTERS, PROFILES, EXAMPLE_MAP, SEPARATION,
+    RANKINGS, CURVES, AREAS, CURVE_BANDS, AREA_SUMMARY, AREA_DIFFERENCES,
+    INTERACTIONS, INTERACTION_FITS, UNIQUE_EFFECTS, SIMILARITIES, LOOK_PAIRS, LOOK_CONTRASTS, CLUSTERS, CLUSTER_NAMES, CLUSTER_EXAMPLES,
 )  # fmt: skip

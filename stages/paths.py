@@ -31,6 +31,10 @@ def clusters_dir(model: str) -> Path:
     return DATA / "clusters" / model
 
 
+def faithfulness_dir(model: str) -> Path:
+    return DATA / "faithfulness" / model
+
+
 def report_dir(model: str) -> Path:
     return REPORTS / model
 

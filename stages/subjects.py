@@ -1,0 +1,92 @@
+"""The examples that a model's masked runs are about: how each is captured, what is measured, and what its numbers depend on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import polars as pl
+
+from headflow.errors import HeadflowError
+from headflow.execution.fingerprint import digest, digest_json, engine_version
+from headflow.models.baselines import Baseline, blank_baseline, swap_baseline
+from headflow.models.capture import Capture
+from headflow.models.lvlm import LVLM, load_prepared
+from headflow.models.prepared import PreparedModel, read_prepared
+from headflow.params import Params
+from headflow.tables import EXAMPLES, FEATURES
+from headflow.targets import Target
+from stages import paths
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One example to be explained.
+
+    Attributes:
+        context: fingerprint of all that its numbers depend on, masks apart.
+    """
+
+    id: str
+    row: dict
+    target: Target
+    context: str
+    fed: list[int]
+    swapped: bytes
+    baseline: str
+    shared: Baseline
+    model: LVLM
+
+    def prepare(self) -> tuple[Capture, Baseline, Target]:
+        """Capture the example; what :func:`headflow.execution.runs.run_example` calls if something is to be computed."""
+        capture = self.model.capture(self.row["image"], self.row["question"], self.fed)
+        if self.swapped:
+            return capture, swap_baseline(self.model.capture(self.swapped, self.row["question"])), self.target
+        return capture, blank_baseline(capture) if self.baseline == "blank" else self.shared, self.target
+
+
+class Subjects:
+    """All explained examples of one model, in the order of its features.
+
+    Raises:
+        HeadflowError: features of other examples.
+    """
+
+    def __init__(self, params: Params, key: str) -> None:
+        self.settings, self.prepared = params.features, read_prepared(paths.model_dir(key))
+        examples = EXAMPLES.read(paths.EXAMPLES)
+        features = FEATURES.read(paths.features_dir(key) / "features.parquet").filter(pl.col("explained"))
+        self.rows = features.join(examples.drop("split"), on="id", how="inner", maintain_order="left")
+        if len(self.rows) != len(features):
+            raise HeadflowError(f"{paths.features_dir(key)}: made from other examples than {paths.EXAMPLES}; run `dvc repro`")
+        self.model = load_prepared(paths.model_dir(key), params.model(key).device_map)
+        self.shared = Baseline.load(paths.features_dir(key) / "baseline.safetensors", self.model.device, self.model.dtype)
+        self._pictures = dict(zip(examples["id"], examples["image"], strict=True))
+        self._common = _common(self.prepared, self.model, self.shared, self.settings.target)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ids(self) -> list[str]:
+        return self.rows["id"].to_list()
+
+    def __iter__(self) -> Iterator[Subject]:
+        for row in self.rows.iter_rows(named=True):
+            # The answer is fed to the model where its whole log-probability is the target.
+            fed = row["answer_tokens"] if self.settings.target == "answer_logprob" else []
+            target = Target(self.settings.target, row["answer_tokens"][0], tuple(row["rival_tokens"]), tuple(fed[1:]))
+            swapped = self._pictures[row["swap_partner"]] if self.settings.baseline == "swap" else b""
+            rivals = target.candidates if target.kind == "margin" else ()
+            context = digest(self._common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
+            yield Subject(row["id"], row, target, context, fed, swapped, self.settings.baseline, self.shared, self.model)
+
+
+def _common(prepared: PreparedModel, model: LVLM, shared: Baseline, target: str) -> str:
+    """All that the numbers of every example depend on."""
+    return digest_json(
+        {
+            "engine": engine_version(), "model": prepared.fingerprint, "dtype": prepared.dtype, "attn": prepared.attn,
+            "quantization": prepared.quantization, "device": model.device.type,
+            "torch": version("torch"), "transformers": version("transformers"), "baseline": shared.fingerprint(), "target": target,
+        }
+    )  # fmt: skip
