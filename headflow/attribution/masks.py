@@ -10,15 +10,17 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool
 
+from headflow.attribution.gradients import sample_corners
 from headflow.attribution.hadamard import hadamard, order_at_least
+from headflow.attribution.shapley import kernel_masks
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
 from headflow.tables import MASKS
 
-Design = Literal["auto", "bernoulli", "antithetic", "foldover_hadamard", "single"]
+Design = Literal["auto", "bernoulli", "antithetic", "foldover_hadamard", "kernel", "single"]
 
 # Every purpose counts its masks from its own number, so that ids stay the same when a run grows.
-INTACT, ABLATED, FIRST_SINGLE, FIRST_HELD_OUT, FIRST_FIT = 0, 1, 1_000_000, 2_000_000, 3_000_000
+INTACT, ABLATED, FIRST_SINGLE, FIRST_HELD_OUT, FIRST_FIT, FIRST_CORNER = 0, 1, 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 _BLOCK = 256  # masks drawn from one random stream: enough to be fast, little to waste
 
@@ -47,6 +49,7 @@ def sample_masks(
             complement; block after block with fresh columns and signs. Every block is balanced and orthogonal, and pairs of complements
             cancel all even-order interactions (G. E. P. Box and J. S. Hunter, *The 2^(k-p) fractional factorial designs*,
             Technometrics 3, 1961). A block has 2·order masks, with the smallest order ≥ the number of heads.
+        kernel: pairs of complements with sizes by the Shapley kernel, for Shapley values; see :mod:`headflow.attribution.shapley`.
         single: mask i ablates head i alone.
         auto: see :func:`resolve_design`.
 
@@ -71,6 +74,8 @@ def sample_masks(
         flat = ~np.eye(count, total, dtype=bool)
     elif design == "bernoulli":
         flat = _blocks(count, _BLOCK, lambda block: _uniforms(seed, f"{stream} bernoulli", block, _BLOCK, total) >= ablation_probability)
+    elif design == "kernel":
+        flat = kernel_masks(total, count, seed=seed, stream=stream)
     elif design == "antithetic":
         flat = _blocks(count, _BLOCK, lambda block: _antithetic(_uniforms(seed, f"{stream} antithetic", block, _BLOCK // 2, total), ablation_probability))
     else:

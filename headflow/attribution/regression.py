@@ -1,8 +1,12 @@
 """From masks and targets to attributions: one regression f(m) = b + Σ a(l,h)·m(l,h) for each example.
 
 a(l,h) is the attribution of a head: what the target gains when the head is intact rather than ablated, averaged over the states of the other
-heads. Kim et al. 2025 (arXiv 2509.17588, head attribution) after COAR (Shah, Ilyas and Madry 2024, arXiv 2404.11534); at ablation
-probability 0.5 it is the head's Banzhaf value.
+heads. Kim et al. 2025 (arXiv 2509.17588, head attribution) after COAR (Shah, Ilyas and Madry 2024, arXiv 2404.11534).
+
+Which average is the *estimand*, and the masks decide it. Where every head is intact with probability q independently of the others, the
+coefficient is E[f | head intact] - E[f | head ablated], the q-weighted Banzhaf value: at q = 0.5 every set of other heads counts the same (the
+Banzhaf value), near 1 hardly more than one other head is missing (the single-head effect is the limit), near 0 hardly one is there. The
+Shapley value averages over all q alike; it needs masks of every size (:mod:`headflow.attribution.shapley`).
 """
 
 import warnings
@@ -13,22 +17,22 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
+from headflow.attribution.gradients import mean_gradient, unsteadiness
 from headflow.attribution.masks import in_complementary_pairs
+from headflow.attribution.prior import ridge_from
+from headflow.attribution.ridge import ridge
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
 
-Estimator = Literal["auto", "ridge", "lasso", "foldover"]
-
-# Penalties tried, relative to the sum of squares of an average column: from least squares to no effect at all.
-_PENALTIES = np.logspace(-10, 3, 53)
-_TIE = 1e-6  # relative difference of leave-one-out errors that rounding can make
+Estimator = Literal["auto", "ridge", "lasso", "foldover", "prior", "gradient"]
+Estimand = Literal["banzhaf", "shapley"]
 
 
 @dataclass(frozen=True)
 class Attribution:
     """A fitted regression for a batch of examples; for a single example every ``*examples`` axis is absent.
 
-    ``penalty_`` is in the units of its estimator: ridge and foldover on masks coded ±1, lasso on standardised masks; 0 where there is none.
+    ``penalty_`` is in the units of its estimator: ridge, foldover and prior on masks coded ±1, lasso on standardised masks; 0 where there is none.
     ``degrees_of_freedom_`` are those left to judge the error by. ``held_out_*`` are None if no held-out masks were given.
     """
 
@@ -54,10 +58,10 @@ class Attribution:
         return self.attribution_ - reach, self.attribution_ + reach
 
 
-def resolve_estimator(estimator: Estimator, masks: Bool[np.ndarray, "masks layers heads"]) -> str:
+def resolve_estimator(estimator: Estimator, masks: Bool[np.ndarray, "masks layers heads"], *, gradients: bool = False) -> str:
     """The estimator behind ``auto``; 'single' where every mask ablates at most one head.
 
-    With fewer than two masks a head lasso does best; from there on foldover if the masks come in complementary pairs, else ridge.
+    Where there are ``gradients``, prior. Else with fewer than two masks a head lasso does best; from there on foldover if the masks come in complementary pairs, else ridge.
 
     Raises:
         HeadflowError: an unknown estimator, or one that these masks cannot serve.
@@ -71,8 +75,12 @@ def resolve_estimator(estimator: Estimator, masks: Bool[np.ndarray, "masks layer
     paired = in_complementary_pairs(masks)
     if estimator == "foldover" and not paired:
         raise HeadflowError("fit.estimator = 'foldover': needs complementary pairs; set masks.design to 'foldover_hadamard' or the estimator to 'auto'")
+    if estimator in ("prior", "gradient") and not gradients:
+        raise HeadflowError(f"fit.estimator = {estimator!r}: needs gradients; set masks.corners to 2 or more")
     if estimator != "auto":
         return estimator
+    if gradients:
+        return "prior"
     if len(masks) < 2 * masks[0].size:
         return "lasso"
     return "foldover" if paired else "ridge"
@@ -80,7 +88,9 @@ def resolve_estimator(estimator: Estimator, masks: Bool[np.ndarray, "masks layer
 
 def fit(
     masks: Bool[np.ndarray, "masks layers heads"], targets: Float[np.ndarray, "*examples masks"], *,
-    estimator: str = "auto", held_out: tuple[Bool[np.ndarray, "held layers heads"], Float[np.ndarray, "*examples held"]] | None = None,
+    estimator: str = "auto", gradients: Float[np.ndarray, "*examples corners layers heads"] | None = None,
+    estimand: Estimand = "banzhaf", ends: tuple[Float[np.ndarray, "*examples"], Float[np.ndarray, "*examples"]] | None = None,
+    weights: Float[np.ndarray, "masks"] | None = None, held_out: tuple[Bool[np.ndarray, "held layers heads"], Float[np.ndarray, "*examples held"]] | None = None,
     names: Sequence[str] | None = None, seed: int = 0, standard_errors: bool = True,
 ) -> Attribution:  # fmt: skip
     """Fit one linear model of the target to each example; all examples share the masks.
@@ -92,6 +102,10 @@ def fit(
             (G. E. P. Box and J. S. Hunter, *The 2^(k-p) fractional factorial designs*, Technometrics 3, 1961). Intercept from the pair means.
             An odd mask at the end is left out.
         lasso: on standardised masks, penalty by five-fold cross-validation, as in ContextCite (Cohen-Wang et al. 2024). Cost grows with each example.
+        prior: ridge (on half-differences, where masks come in complementary pairs) pulled to the mean gradient instead of to zero; see
+            :mod:`headflow.attribution.prior`. Consistent whatever the gradient.
+        gradient: the mean gradient alone; masks give the intercept only. Biased where the target is not linear in a gate, which its standard
+            error does not hold; see :mod:`headflow.attribution.gradients`.
         auto: see :func:`resolve_estimator`. Masks that ablate one head each are read as plain differences from the intact mask.
 
     Standard errors are over the draw of masks: what another draw would change. Ridge and foldover: heteroscedasticity-consistent, with
@@ -102,6 +116,11 @@ def fit(
     squared pull of the penalty. Single: 0, as nothing is drawn.
 
     Args:
+        gradients: ∂f/∂gate at corners in consecutive pairs, drawn for the same estimand as the masks; target units.
+        estimand: ``shapley`` for masks of the design 'kernel', fitted with the constraint that attributions add up to the total effect.
+        ends: shapley only: targets with all heads intact and with all ablated.
+        weights: importance of each mask (foldover and prior on complementary pairs only; both masks of a pair alike), such as
+            :func:`headflow.attribution.shapley.banzhaf_weights`.
         names: names of the examples, for messages.
         held_out: masks and targets that judge the fit: Pearson r and R². Both are nan for a target that does not vary; a prediction that
             does not vary has r = 0.
@@ -114,9 +133,20 @@ def fit(
     """
     alone = targets.ndim == 1
     batch = _checked(masks, targets, names, "fit")
-    resolved = "single" if estimator == "single" else resolve_estimator(estimator, masks)
-    solve = {"ridge": _fit_ridge, "foldover": _fit_foldover, "lasso": _fit_lasso, "single": _fit_single}[resolved]
-    coefficients, errors, intercept, penalty, freedom = solve(masks, batch, seed, standard_errors)
+    if gradients is not None:
+        gradients = _checked_gradients(gradients, masks, batch, names)
+    resolved = "single" if estimator == "single" else resolve_estimator(estimator, masks, gradients=gradients is not None)
+    if resolved in ("foldover", "prior") and in_complementary_pairs(masks):
+        solved = _fit_pairs(masks, batch, gradients if resolved == "prior" else None, _totals(estimand, ends, batch), weights, standard_errors)
+    elif estimand == "shapley" and resolved != "gradient":
+        raise HeadflowError(f"estimand 'shapley': estimator {resolved!r} cannot give it; use design 'kernel' with estimator 'foldover', 'prior' or 'auto'")
+    elif weights is not None and resolved != "gradient":
+        raise HeadflowError(f"weighted masks: estimator {resolved!r} takes none; use complementary pairs with 'foldover' or 'prior'")
+    elif resolved in ("prior", "gradient"):
+        solved = {"prior": _fit_prior, "gradient": _fit_gradient}[resolved](masks, batch, gradients, standard_errors)
+    else:
+        solved = {"ridge": _fit_ridge, "lasso": _fit_lasso, "single": _fit_single}[resolved](masks, batch, seed, standard_errors)
+    coefficients, errors, intercept, penalty, freedom = solved
     shape = (len(batch), *masks.shape[1:])
     arrays = [coefficients.reshape(shape), errors.reshape(shape), intercept, penalty, freedom]
     if held_out is not None:
@@ -180,15 +210,77 @@ def _signs(masks: Bool[np.ndarray, "masks layers heads"]) -> Float[np.ndarray, "
 def _fit_ridge(masks, targets, seed, standard_errors):
     signs = _signs(masks)
     means, middle = signs.mean(0), targets.mean(1)
-    slopes, errors, penalty, freedom = _ridge(signs - means, targets - middle[:, None], 1, standard_errors)
+    slopes, errors, penalty, freedom = ridge(signs - means, targets - middle[:, None], 1, standard_errors)
     return 2 * slopes, 2 * errors, middle - slopes @ (means + 1), penalty, freedom
 
 
-def _fit_foldover(masks, targets, seed, standard_errors):
+def _fit_pairs(masks, targets, gradients, totals, weights, standard_errors):
+    """Foldover and prior on complementary pairs, for either estimand: regression of half-differences on ±1-coded masks."""
     paired = len(masks) // 2 * 2
     first, second = targets[:, 0:paired:2], targets[:, 1:paired:2]
-    slopes, errors, penalty, freedom = _ridge(_signs(masks[0:paired:2]), (first - second) / 2, 0, standard_errors)
-    return 2 * slopes, 2 * errors, ((first + second) / 2).mean(1) - slopes.sum(1), penalty, freedom
+    signs, differences = _signs(masks[0:paired:2]), (first - second) / 2
+    total, settled, share = signs.shape[1], 0.0, np.zeros((len(targets), 1))
+    rows = np.ones(len(signs)) if weights is None else weights[0:paired:2] / weights[0:paired:2].mean()
+    middle = ((first + second) / 2 * rows).mean(1)
+    if totals is not None:
+        # φ = total/n + ψ with Σψ = 0: take the known part off the differences and, as ψ is orthogonal to it, off the masks.
+        share = totals[:, None] / (2 * total)
+        differences = differences - share * signs.sum(1)
+        signs, settled = signs - signs.mean(1, keepdims=True), 1 / total
+    signs, differences = signs * np.sqrt(rows)[:, None], differences * np.sqrt(rows)
+    if gradients is None:
+        slopes, errors, penalty, freedom = ridge(signs, differences, 0, standard_errors, settled=settled)
+    else:
+        (prior, doubt), scales = mean_gradient(gradients), unsteadiness(gradients)
+        if totals is not None:
+            # Scales of their own would set a representative apart that does not add up to zero, so all heads are pulled alike.
+            prior, scales = prior - prior.mean(1, keepdims=True), np.ones_like(prior)
+        slopes, errors, penalty, freedom = ridge_from(prior / 2, doubt / 2, scales, signs, differences, 0, standard_errors, settled)
+    if totals is not None:
+        slopes = slopes - slopes.mean(1, keepdims=True) + share
+    return 2 * slopes, 2 * errors, middle - slopes.sum(1), penalty, freedom
+
+
+def _fit_prior(masks, targets, gradients, standard_errors):
+    signs, (prior, doubt) = _signs(masks), mean_gradient(gradients)
+    means, middle = signs.mean(0), targets.mean(1)
+    slopes, errors, penalty, freedom = ridge_from(
+        prior / 2, doubt / 2, unsteadiness(gradients), signs - means, targets - middle[:, None], 1, standard_errors
+    )  # fmt: skip
+    return 2 * slopes, 2 * errors, middle - slopes @ (means + 1), penalty, freedom
+
+
+def _fit_gradient(masks, targets, gradients, standard_errors):
+    effects, errors = mean_gradient(gradients)
+    intercept = targets.mean(1) - effects @ masks.reshape(len(masks), -1).mean(0)
+    freedom = np.full(len(targets), max(gradients.shape[1] // 2 - 1.0, 1.0))
+    return effects, errors if standard_errors else np.zeros_like(errors), intercept, np.zeros(len(targets)), freedom
+
+
+def _totals(estimand: str, ends, targets: np.ndarray) -> Float[np.ndarray, "examples"] | None:
+    """f(all intact) - f(all ablated), which Shapley values add up to; None for other estimands."""
+    if estimand not in get_args(Estimand):
+        raise HeadflowError(f"estimand = {estimand!r}: must be one of {', '.join(get_args(Estimand))}")
+    if estimand == "banzhaf":
+        return None
+    if ends is None:
+        raise HeadflowError("estimand 'shapley': needs `ends`, the targets with all heads intact and with all ablated")
+    intact, ablated = (np.atleast_1d(np.asarray(end, float)) for end in ends)
+    if intact.shape != (len(targets),) or ablated.shape != intact.shape or not np.isfinite(intact - ablated).all():
+        raise HeadflowError(f"estimand 'shapley': `ends` has to hold two finite targets for each of the {len(targets)} examples")
+    return intact - ablated
+
+
+def _checked_gradients(gradients: np.ndarray, masks: np.ndarray, targets: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
+    gradients = np.asarray(gradients)
+    gradients = gradients[None] if gradients.ndim == 3 else gradients
+    if gradients.ndim != 4 or len(gradients) != len(targets) or gradients.shape[2:] != masks.shape[1:]:
+        raise HeadflowError(f"gradients: expected [{len(targets)} examples, corners, {masks.shape[1]}, {masks.shape[2]}], got {list(gradients.shape)}")
+    wrong = np.argwhere(~np.isfinite(gradients).all((2, 3)))
+    if len(wrong):
+        example, corner = wrong[0]
+        raise HeadflowError(f"example {names[example] if names is not None else example}: its gradient at corner {corner} is not finite; try a wider dtype")
+    return gradients
 
 
 def _fit_single(masks, targets, seed, standard_errors):
@@ -202,63 +294,6 @@ def _fit_single(masks, targets, seed, standard_errors):
     effects = intact[:, None] - targets[:, np.argmax(~flat, axis=0)]
     none = np.zeros(len(targets))
     return effects, np.zeros_like(effects), intact - effects.sum(1), none, none
-
-
-def _ridge(
-    design: Float[np.ndarray, "masks total"], targets: Float[np.ndarray, "examples masks"], used: int, standard_errors: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Ridge without intercept, penalty by leave-one-out for each example: slopes, errors [examples, total], penalties, degrees of freedom.
-
-    ``used`` = 1 if masks and targets were centred, which takes one degree of freedom: 1/M of each mask's own weight.
-    Written out rather than left to sklearn's RidgeCV, because the standard errors need the same decomposition, and because a
-    saturated orthogonal design gives every penalty the same leave-one-out error: the smallest one must win then, not rounding.
-    """
-    left, singular, right = np.linalg.svd(design, full_matrices=False)
-    if not singular.max() > 0:
-        raise HeadflowError(f"all {len(design)} fit masks are the same: nothing to learn from them")
-    known = singular > singular.max() * max(design.shape) * np.finfo(float).eps
-    left, singular, right = left[:, known], singular[known], right[known]
-    weights = left**2
-    projected = left.T @ targets.T  # [rank, examples]
-    beyond = targets.T - left @ projected  # what no penalty can fit
-    spare = 1.0 - used / len(design) - weights.sum(1)  # the same for each mask's own weight in its prediction
-    spare[np.abs(spare) < 1e-10] = 0.0  # rounding: a mask's share is either gone or at least 1/M
-    penalties = _PENALTIES * (singular**2).sum() / design.shape[1]
-    scores = np.empty((len(penalties), len(targets)))
-    for row, penalty in zip(scores, penalties, strict=True):
-        kept = penalty / (singular**2 + penalty)
-        residuals = beyond + left @ (kept[:, None] * projected)
-        row[:] = ((residuals / (spare + weights @ kept)[:, None]) ** 2).mean(0)
-    chosen = np.argmax(scores <= scores.min(0) * (1 + _TIE), axis=0)
-
-    slopes = np.empty((len(targets), design.shape[1]))
-    errors, freedom = np.zeros_like(slopes), np.empty(len(targets))
-    for choice in np.unique(chosen):
-        mine = np.flatnonzero(chosen == choice)
-        kept = penalties[choice] / (singular**2 + penalties[choice])
-        gains = right.T * (singular / (singular**2 + penalties[choice]))  # [total, rank]
-        slopes[mine] = (gains @ projected[:, mine]).T
-        left_over = spare + weights @ kept**2  # diagonal of (I - H)²: the share of each squared residual that survives the fit
-        freedom[mine] = left_over.sum()
-        if not standard_errors:
-            continue
-        if left_over.sum() < 0.5:
-            errors[mine], freedom[mine] = _pseudo_error(slopes[mine])[:, None], max(design.shape[1] / 3, 1.0)
-            continue
-        residuals = beyond[:, mine] + left @ (kept[:, None] * projected[:, mine])
-        noise = (residuals**2).sum(0) / left_over.sum()
-        scatter = ((gains @ left.T) ** 2) @ (residuals**2 / np.maximum(left_over, 1e-9)[:, None])
-        # expected square of λ(XᵀX + λ)⁻¹β for slopes of variance noise/λ, the prior under which ridge is the best guess
-        pull = ((right.T**2) @ (kept**2) + 1 - (right**2).sum(0)) / penalties[choice]
-        errors[mine] = np.sqrt(scatter + pull[:, None] * noise).T
-    return slopes, errors, penalties[chosen], freedom
-
-
-def _pseudo_error(slopes: Float[np.ndarray, "examples total"]) -> Float[np.ndarray, "examples"]:
-    """Lenth's pseudo standard error: a trimmed median of effects of which most are taken to be noise."""
-    sizes = np.abs(slopes)
-    rough = 1.5 * np.median(sizes, axis=1, keepdims=True)
-    return 1.5 * np.nanmedian(np.where(sizes <= 2.5 * rough, sizes, np.nan), axis=1)
 
 
 def _fit_lasso(masks, targets, seed, standard_errors, draws: int = 50):

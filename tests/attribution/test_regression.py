@@ -8,6 +8,7 @@ from sklearn.linear_model import RidgeCV
 
 from headflow.attribution import regression
 from headflow.attribution.masks import sample_masks
+from headflow.attribution.ridge import PENALTIES
 from headflow.attribution.regression import correlations, fit, goodness, resolve_estimator
 from headflow.errors import HeadflowError
 
@@ -78,7 +79,7 @@ def test_ridge_equals_refitting_without_each_mask(count, estimator):
         signs, values = signs[::2], (values[:, ::2] - values[:, 1::2]) / 2
     intercept = estimator == "ridge"
     centred = signs - signs.mean(0) if intercept else signs
-    grid = regression._PENALTIES * (centred**2).sum() / TOTAL
+    grid = PENALTIES * (centred**2).sum() / TOTAL
     left_out = np.zeros((len(grid), 3))
     for out in range(len(signs)):
         others = np.arange(len(signs)) != out

@@ -1,0 +1,79 @@
+"""Gate gradients: every head's effect from a handful of forward and backward passes.
+
+A gate g in [0, 1] mixes a head's two outputs, g·(with the picture) + (1 - g)·(with the baseline); at 0 and 1 that is the ablation. At a
+corner m of the cube of all gates, ∂f/∂g is the first-order effect of every head at once (headflow.ablation.gate_gradients). Its mean over
+random corners estimates what the regression on masks estimates, and is exact where f is linear in each gate (multilinear in all). Where it
+is not, as where a head saturates or is needed by a threshold, the mean gradient is biased however many corners there are: the prior form
+(:mod:`headflow.attribution.prior`) then mends it.
+
+Over corners with every head intact with probability q, the mean is the q-weighted Banzhaf value; over corners with q itself drawn evenly from
+(0, 1), the Shapley value (G. Owen, *Multilinear extensions of games*, Management Science 18, 1972).
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from headflow.errors import HeadflowError
+from headflow.seeds import generator
+
+FLOOR = 0.05  # least scale of a head's prior, share of the largest: no head is ruled out because its gradient happens to stand still
+
+
+def sample_corners(layers: int, heads: int, count: int, *, estimand: str = "banzhaf", ablation_probability: float = 0.5, seed: int = 0) -> Bool[np.ndarray, "count layers heads"]:
+    """Corners at which gradients are taken, in complementary (shapley, or probability 0.5) or antithetic pairs; corner i depends on the seed and i alone.
+
+    For ``shapley`` the share of intact heads of pair r is spread evenly: van der Corput's sequence with a random shift.
+    """
+    from headflow.attribution.masks import sample_masks
+
+    if estimand == "banzhaf":
+        return sample_masks(layers, heads, count, design="antithetic", ablation_probability=ablation_probability, seed=seed, stream="corners")
+    if estimand != "shapley":
+        raise HeadflowError(f"masks.estimand = {estimand!r}: must be banzhaf or shapley")
+    shift = generator(seed, "corners shapley shift").random()
+    masks = np.empty((-(-count // 2), 2, layers, heads), bool)
+    for pair in range(len(masks)):
+        intact = (_van_der_corput(pair) + shift) % 1.0
+        masks[pair, 0] = generator(seed, "corners shapley", pair).random((layers, heads)) < intact
+        masks[pair, 1] = ~masks[pair, 0]
+    return masks.reshape(-1, layers, heads)[:count]
+
+
+def mean_gradient(
+    gradients: Float[np.ndarray, "examples corners layers heads"],
+) -> tuple[Float[np.ndarray, "examples total"], Float[np.ndarray, "examples total"]]:
+    """Mean gradient over corners and its standard error over their draw; consecutive corners form a pair and are one draw.
+
+    The error does not hold the bias that a gradient has where the target is not linear in a gate. With one pair it is nan.
+    """
+    flat = gradients.reshape(*gradients.shape[:2], -1).astype(float)
+    pairs = flat.shape[1] // 2
+    if pairs < 1:
+        raise HeadflowError(f"gradients at {flat.shape[1]} corners: at least one pair is needed; set masks.corners to 2 or more")
+    middles = flat[:, : 2 * pairs].reshape(len(flat), pairs, 2, -1).mean(2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        errors = np.sqrt(((middles - middles.mean(1, keepdims=True)) ** 2).sum(1) / (pairs - 1) / pairs) if pairs > 1 else np.full_like(middles[:, 0], np.nan)
+    return middles.mean(1), errors
+
+
+def unsteadiness(gradients: Float[np.ndarray, "examples corners layers heads"]) -> Float[np.ndarray, "examples total"]:
+    """How much each head's gradient changes from corner to corner, as scales with a mean square of 1 in each example.
+
+    A head whose gradient never changes acts alone, and its mean gradient is its effect; where it changes, the head interacts, and that is
+    where a mean gradient can be wrong. So these are the scales on which a regression may move away from the gradient.
+    """
+    flat = gradients.reshape(*gradients.shape[:2], -1).astype(float)
+    spread = flat.std(1)
+    largest = spread.max(1, keepdims=True)
+    rounding = 1e-9 * np.abs(flat).max((1, 2))[:, None]
+    spread = np.where(largest > rounding, spread + FLOOR * largest, 1.0)
+    return spread / np.sqrt((spread**2).mean(1, keepdims=True))
+
+
+def _van_der_corput(index: int) -> float:
+    """The bits of ``index`` mirrored at the binary point."""
+    value, share = 0.0, 0.5
+    while index:
+        value += share * (index & 1)
+        index, share = index >> 1, share / 2
+    return value
