@@ -14,7 +14,7 @@ interaction. False discoveries are kept down by sample splitting (D. R. Cox, *A 
    complementary pairs the half-sums (f(m) + f(not m)) / 2 are used, which hold exactly the even-order terms. An orthogonal design may alias pairs
    completely with one another, so nothing is claimed from these masks;
 2. on the *held-out* masks, independent bits that neither fit nor choice has seen, the chosen pairs are estimated together by least squares
-   with standard errors that allow for any spread of the rest (HC3: J. G. MacKinnon and H. White, J. Econometrics 29, 1985), and the false-discovery rate is
+   with standard errors that allow for any spread of the rest (HC2: J. G. MacKinnon and H. White, J. Econometrics 29, 1985), and the false-discovery rate is
    held by Y. Benjamini and Y. Hochberg's procedure (J. R. Stat. Soc. B 57, 1995) over the chosen pairs alone. Estimates and intervals
    are free of the choice's luck, since it was made on other masks.
 """
@@ -219,7 +219,7 @@ def _choose(centred: Float[np.ndarray, "masks total"], response: Float[np.ndarra
 def _least_squares(
     design: Float[np.ndarray, "masks pairs"], responses: Float[np.ndarray, "examples masks"]
 ) -> tuple[Float[np.ndarray, "examples pairs"], Float[np.ndarray, "pairs"], int]:
-    """Coefficients of each example, HC3 errors of their mean, and degrees of freedom; an intercept is taken out."""
+    """Coefficients of each example, HC2 errors of their mean, and degrees of freedom; an intercept is taken out."""
     if not design.shape[1]:
         return np.empty((len(responses), 0)), np.empty(0), max(len(design) - 1, 1)
     whole = np.concatenate([np.ones((len(design), 1)), design], axis=1)
@@ -227,8 +227,7 @@ def _least_squares(
     mean = responses.mean(0)
     remainder = mean - whole @ (gains @ mean)
     share = np.einsum("mp,pm->m", whole, gains)  # leverage
-    scaled = remainder / np.maximum(1.0 - share, 1e-9)
-    error = np.sqrt((gains**2) @ scaled**2)
+    error = np.sqrt((gains**2) @ (remainder**2 / np.maximum(1.0 - share, 1e-9)))
     return (responses @ gains.T)[:, 1:], error[1:], max(len(design) - whole.shape[1], 1)
 
 

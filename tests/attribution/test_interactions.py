@@ -97,11 +97,10 @@ def test_scores_of_all_pairs_equal_one_by_one():
         assert scores[i, j] == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("design", ["foldover_hadamard", "bernoulli"])
-def test_without_pairs_false_discoveries_stay_at_the_stated_rate(design):
+def test_without_pairs_false_discoveries_stay_at_the_stated_rate():
     """An additive function with noise: any discovery is false, and may be made under one seed in ten."""
     weights = WEIGHTS[:8]
-    found = [study(lambda flat, _: additive(flat, weights), count=64, held=40, design=design, noise=0.5, seed=seed, level=0.1, shape=(2, 4)) for seed in range(200)]
+    found = [study(lambda flat, _: additive(flat, weights), count=64, held=40, noise=0.5, seed=seed, level=0.1, shape=(2, 4)) for seed in range(200)]
     assert np.mean([some.found_.any() for some in found]) <= 0.1 + 2.6 * np.sqrt(0.1 * 0.9 / 200)  # 99 % of draws
 
 
@@ -118,7 +117,7 @@ def test_pairs_without_effect_are_found_at_the_stated_rate_whatever_is_chosen():
         false += bool((stats.false_discovery_control(p) <= 0.1).any())
     assert false / 200 <= 0.1 + 2.6 * np.sqrt(0.1 * 0.9 / 200)
     for level in (0.05, 0.2, 0.5):
-        assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=0.25 * level)
+        assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=0.2 * level + 0.005)
 
 
 def test_beside_true_pairs_false_discoveries_stay_at_the_stated_rate():
@@ -129,19 +128,19 @@ def test_beside_true_pairs_false_discoveries_stay_at_the_stated_rate():
         signs = np.where(flat, 1.0, -1.0)
         return additive(flat, WEIGHTS) + 1.5 * either(flat, 1, 9) + 1.5 * both(flat, 4, 14) + 0.4 * signs[:, 2] * signs[:, 3] * signs[:, 8]
 
-    for seed in range(100):
+    for seed in range(60):
         found = study(function, count=96, held=64, noise=0.5, seed=seed, level=0.1)
         pairs = {tuple(pair) for pair in found.heads_[found.found_].tolist()}
         shares.append(len(pairs - true) / max(len(pairs), 1))
         hits += len(pairs & true)
-    assert np.mean(shares) <= 0.1 + 2.6 * np.sqrt(0.1 * 0.9 / 100)
-    assert hits / 200 > 0.8
+    assert np.mean(shares) <= 0.1 + 2.6 * np.sqrt(0.1 * 0.9 / 60)
+    assert hits / 120 > 0.8
 
 
 def test_intervals_cover_whatever_the_choice():
     """95 % intervals of every pair tested, chosen or not by luck, cover the truth in 90 to 99 % of cases."""
     covered = []
-    for seed in range(100):
+    for seed in range(60):
         found = study(lambda flat, _: additive(flat, WEIGHTS) + 1.5 * both(flat, 4, 14), count=96, held=64, noise=0.5, seed=seed)
         truth = np.array([1.5 * (pair == [4, 14]) for pair in found.heads_.tolist()])
         covered += ((found.low_ <= truth) & (truth <= found.high_)).tolist()
