@@ -13,8 +13,8 @@ from headflow.models.embedded.recipe import Recipe
 
 QuestionKind = Literal["object", "colour", "count", "colour_of", "exists", "description"]
 Baseline = Literal["mean", "blank", "swap", "closed"]
-Design = Literal["auto", "bernoulli", "antithetic", "foldover_hadamard", "single"]
-Estimator = Literal["auto", "ridge", "lasso", "foldover"]
+Design = Literal["auto", "bernoulli", "antithetic", "foldover_hadamard", "kernel", "single"]
+Estimator = Literal["auto", "ridge", "lasso", "foldover", "prior", "gradient"]
 Ranking = Literal["attribution", "ablation", "restoration", "attention", "gradient", "integrated", "random"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 EMBEDDED = "embedded"
@@ -150,10 +150,25 @@ class MasksParams(Group):
     """Which heads are ablated together (stage sample_masks)."""
 
     design: Design = Field("auto", description="how fit masks are drawn; auto takes the best for the budget")
-    count: int = Field(384, ge=4, le=1_000_000, description="fit masks per example")
+    estimand: Literal["banzhaf", "shapley"] = Field("banzhaf", description="what is averaged over: banzhaf, all sets of other heads alike; shapley, all sizes")
+    count: int = Field(384, ge=4, le=1_000_000, description="fit masks per example; the most of them where `precision` is set")
+    corners: int = Field(16, ge=0, le=4096, description="masks at which the gradient of every gate is taken too (about 2.7 masked runs each); even, 0 = none")
+    precision: float | None = Field(
+        None, gt=0.0, lt=1.0, description="stop an example when the estimated relative error of its attributions is this small; null = run all fit masks"
+    )
     held_out: int = Field(128, ge=8, le=100_000, description="independent Bernoulli masks that judge the fit")
     ablation_probability: float = Field(0.5, gt=0.0, lt=1.0, description="chance that a head is ablated (bernoulli and antithetic)")
     seed: Seed = Field(0, description="seed of the masks; mask i depends on it and on i alone")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MasksParams":
+        if self.corners % 2:
+            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+        if self.estimand == "shapley" and self.design not in ("auto", "kernel"):
+            raise ValueError(f"design = {self.design!r}: Shapley values need the design 'kernel' (or 'auto')")
+        if self.precision is not None and self.design == "single":
+            raise ValueError("precision: design 'single' draws nothing, so there is no error to wait for; set precision to null")
+        return self
 
 
 class AblationParams(Group):
@@ -172,7 +187,7 @@ class AblationParams(Group):
 class FitParams(Group):
     """How attributions are estimated (stage fit_attributions)."""
 
-    estimator: Estimator = Field("auto", description="auto: foldover where masks come in complementary pairs, else ridge")
+    estimator: Estimator = Field("auto", description="auto: prior where gradients were taken, foldover where masks come in complementary pairs, else ridge")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
     seed: Seed = Field(0, description="seed of bootstrap draws")
 

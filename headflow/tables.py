@@ -133,7 +133,7 @@ MASKS = Table(
     "masks",
     {
         "mask": Column(_INT, "index of the mask, unique in the table"),
-        "purpose": Column(_TEXT, "'fit', 'held_out', 'single' (one head ablated), 'intact' (none) or 'ablated' (all)"),
+        "purpose": Column(_TEXT, "'fit', 'held_out', 'single' (one head ablated), 'intact' (none), 'ablated' (all) or 'corner' (with gradients)"),
         "bits": Column(_BYTES, "numpy.packbits of the mask, layer by layer, head by head; 1 = intact, 0 = ablated"),
     },
 )
@@ -141,6 +141,16 @@ MASKS = Table(
 TARGETS = Table(
     "targets",
     {"id": _ID, "mask": Column(_INT, "mask of the masks table"), "target": Column(_REAL, "f under this mask, logits or nats")},
+)
+
+GRADIENTS = Table(
+    "gradients",
+    {
+        "id": _ID,
+        "mask": Column(_INT, "corner of the masks table"),
+        "target": Column(_REAL, "f at the corner, logits or nats"),
+        "gradient": Column(pl.List(pl.Float32), "change of f with the gate of each head, layer by layer, head by head; target units"),
+    },
 )
 
 ATTRIBUTIONS = Table(
@@ -163,6 +173,17 @@ FITS = Table(
         "held_out_r2": Column(_REAL, "R2 on held-out masks"),
         "intact": Column(_REAL, "target with no head ablated"),
         "ablated": Column(_REAL, "target with every head ablated"),
+    },
+)
+
+EFFORT = Table(
+    "effort",
+    {
+        "id": _ID,
+        "masks": Column(_INT, "fit masks run"),
+        "corners": Column(_INT, "corners with gradients"),
+        "forwards": Column(_REAL, "cost of both in masked forwards, a forward with its backward counted as 2.7"),
+        "relative_error": Column(_REAL, "estimated relative error of the example's attributions: root of summed squared standard errors over attributions"),
     },
 )
 
@@ -227,7 +248,7 @@ SEPARATION = Table(
     {
         "label": Column(_TEXT, "label column of the examples, e.g. meaning_name, looks_colour"),
         "kind": Column(_TEXT, "'meaning' or 'looks'"),
-        "values": Column(_INT, "different values that occur at least twice"),
+        "values": Column(_INT, "different values that occur in at least two pictures"),
         "examples": Column(_INT, "examples used"),
         "silhouette": Column(_REAL, "mean silhouette of attribution vectors grouped by the label, cosine, -1..1"),
         "silhouette_chance": Column(_REAL, "the same under permuted labels, mean"),
@@ -478,8 +499,8 @@ PLANTED_SCORES = Table(
 )
 
 ALL_TABLES = (
-    EXAMPLES, SKIPPED, FEATURES, ATTENTION, MASKS, TARGETS, ATTRIBUTIONS, FITS, PREDICTIONS, HEAD_SUMMARY, GROWTH,
-    HEAD_CLUSTERS, PROFILES, EXAMPLE_MAP, SEPARATION,
+    EXAMPLES, SKIPPED, FEATURES, ATTENTION, MASKS, TARGETS, GRADIENTS, ATTRIBUTIONS, FITS, EFFORT, PREDICTIONS, HEAD_SUMMARY, GROWTH,
+    HEAD_CLUSTERS, PROFILES, EXAMPLE_MAP, SEPARATION, TRUTHS, PLANTED_SCORES,
     RANKINGS, CURVES, AREAS, CURVE_BANDS, AREA_SUMMARY, AREA_DIFFERENCES,
     INTERACTIONS, INTERACTION_FITS, UNIQUE_EFFECTS, SIMILARITIES, LOOK_PAIRS, LOOK_CONTRASTS, CLUSTERS, CLUSTER_NAMES, CLUSTER_EXAMPLES,
 )  # fmt: skip

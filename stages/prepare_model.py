@@ -1,4 +1,4 @@
-"""Make one model ready: the shipped one (checked), one trained by its recipe, or a hub or local model at a fixed revision."""
+"""Make one model ready: the shipped one (checked), one trained by its recipe, a planted one, or a hub or local model at a fixed revision."""
 
 import shutil
 from pathlib import Path
@@ -8,8 +8,11 @@ from headflow.execution.fingerprint import digest_files
 from headflow.files import read_json, write_json
 from headflow.models.embedded.recipe import Recipe, read_recipe
 from headflow.models.embedded.shipped import METRICS_FILE, SHIPPED_FOLDER, install
-from headflow.models.prepared import CHECKPOINT, FILE, PreparedModel
-from headflow.params import EMBEDDED, ModelParams, Params
+from headflow.models.planted.circuits import find_circuit
+from headflow.models.planted.truth import truth_table
+from headflow.models.prepared import CHECKPOINT, FILE, TRUTH, PreparedModel
+from headflow.params import EMBEDDED, PLANTED, ModelParams, Params
+from headflow.tables import TRUTHS
 from stages import paths
 from stages.door import enter
 
@@ -29,6 +32,8 @@ def main(params: Params, key: str) -> None:
             train_embedded(recipe, folder / CHECKPOINT)
         described = describe_embedded(key, model, recipe, folder / CHECKPOINT)
         metrics = {"quality": read_json(folder / CHECKPOINT / METRICS_FILE)}
+    elif model.id == PLANTED:
+        described, metrics = plant(key, model, folder)
     else:
         described, metrics = describe_other(key, model), {}
     write_json(folder / FILE, described.model_dump(mode="json"))
@@ -52,6 +57,22 @@ def describe_embedded(key: str, model: ModelParams, recipe: Recipe, checkpoint: 
         architecture="LlavaForConditionalGeneration", layers=recipe.layers, heads=recipe.heads, kv_heads=recipe.heads, decoder_layers=recipe.layers,
         image_layers=None, trust_remote_code=False, fingerprint=digest_files(p for p in checkpoint.iterdir() if p.is_file()),
     )  # fmt: skip
+
+
+def plant(key: str, model: ModelParams, folder: Path) -> tuple[PreparedModel, dict[str, Any]]:
+    """Write a planted checkpoint and the exact values of its heads; describe both."""
+    from headflow.models.planted.network import install
+
+    circuit, checkpoint = find_circuit(model.circuit), folder / CHECKPOINT
+    install(circuit.name, checkpoint)
+    TRUTHS.write(truth_table(circuit), folder / TRUTH)
+    described = PreparedModel(
+        key=key, id=model.id, source=None, revision=None, dtype=model.dtype, attn=model.attn, quantization=model.quantization,
+        architecture="LlavaForConditionalGeneration", layers=circuit.layers, heads=circuit.heads, kv_heads=circuit.heads, decoder_layers=circuit.layers,
+        image_layers=None, trust_remote_code=False, fingerprint=digest_files(p for p in checkpoint.iterdir() if p.is_file()), circuit=circuit.name,
+    )  # fmt: skip
+    effects = [circuit.total(category) for category in circuit.categories]
+    return described, {"planted": {"circuit": circuit.name, "carriers": len(circuit.carriers), "mean_total_effect": sum(effects) / len(effects)}}
 
 
 def describe_other(key: str, model: ModelParams) -> PreparedModel:

@@ -2,8 +2,10 @@
 
 import polars as pl
 
+from headflow.datasets import planted
 from headflow.datasets.coco import read_coco
 from headflow.datasets.folder import read_folder
+from headflow.datasets import planted
 from headflow.datasets.huggingface import read_huggingface
 from headflow.datasets.scenes import examples as scenes
 from headflow.datasets.selection import Examples, Selection
@@ -29,5 +31,8 @@ def make_examples(params: ExamplesParams) -> Examples:
             if params.huggingface.id is None:
                 raise HeadflowError("examples.huggingface.id names no data set")
             return read_huggingface(selection=selection, **params.huggingface.model_dump())
-    table = scenes.make_examples(params.scenes, kinds=params.questions, count=params.count, references=params.references, seed=params.seed)
+    if params.source == "planted":
+        table = planted.make_examples(count=params.count, references=params.references, seed=params.seed)
+    else:
+        table = scenes.make_examples(params.scenes, kinds=params.questions, count=params.count, references=params.references, seed=params.seed)
     return Examples(table, pl.DataFrame(schema={name: column.dtype for name, column in SKIPPED.columns.items()}))

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import itertools
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -347,10 +348,11 @@ def load(
     quantization: str | None = None,
     trust_remote_code: bool = False,
 ) -> LVLM:
-    """Load a model from a folder, from the Hugging Face hub, or ``"embedded"``, the small one that ships with headflow.
+    """Load a model from a folder, from the Hugging Face hub, ``"embedded"``, the small one that ships with headflow, or ``"planted:CIRCUIT"``.
 
     Args:
-        source: folder, hub id, or ``"embedded"``.
+        source: folder, hub id, ``"embedded"``, or e.g. ``"planted:additive"``: a model in which a known set of heads carries the picture
+            (:data:`headflow.models.planted.circuits.CIRCUITS`).
         revision: commit, tag or branch on the hub.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
         device_map: ``cpu``, ``cuda``, ``cuda:1`` …; ``auto`` takes the one GPU if there is one, and spreads the weights where
@@ -363,6 +365,12 @@ def load(
     Raises:
         HeadflowError: the model cannot be found or loaded, or the device does not exist.
     """
+    if str(source).startswith("planted:"):
+        from headflow.models.planted.network import install
+
+        with tempfile.TemporaryDirectory() as folder:
+            install(str(source).removeprefix("planted:"), Path(folder))
+            return load(folder, dtype=dtype, device_map=device_map, attn=attn, quantization=quantization)
     if source == "embedded":
         from headflow.models.embedded.sealing import verify
         from headflow.models.embedded.shipped import SHIPPED_FOLDER

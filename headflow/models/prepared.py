@@ -9,6 +9,8 @@ from headflow.files import read_json
 
 FILE = "model.json"
 CHECKPOINT = "checkpoint"
+TRUTH = "truth.parquet"
+"""Name of the table of exact values beside a planted model."""
 
 
 class PreparedModel(BaseModel):
@@ -30,6 +32,7 @@ class PreparedModel(BaseModel):
         image_layers: for models with cross-attention, the decoder layers that ``layers`` counts; null = all of them.
         trust_remote_code: whether code from the checkpoint is run.
         fingerprint: SHA-256 of the checkpoint's files, or the hub's commit.
+        circuit: of a planted model, the circuit that its weights spell (:data:`headflow.models.planted.circuits.CIRCUITS`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -49,6 +52,7 @@ class PreparedModel(BaseModel):
     image_layers: list[NonNegativeInt] | None
     trust_remote_code: bool
     fingerprint: str
+    circuit: str | None = None
 
 
 def read_prepared(folder: Path) -> PreparedModel:

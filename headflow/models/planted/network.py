@@ -101,7 +101,8 @@ def build_network(circuit: Circuit, vocabulary: dict[str, int]) -> LlavaForCondi
     )  # fmt: skip
     for key, value in special.items():
         setattr(config, key, value)
-    network = LlavaForConditionalGeneration(config).eval()
+    with torch.random.fork_rng(devices=[]):  # whoever draws random numbers later shall not notice
+        network = LlavaForConditionalGeneration(config).eval()
     network.generation_config.update(**special)
     with torch.no_grad():
         for weights in network.parameters():
