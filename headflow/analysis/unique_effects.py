@@ -11,6 +11,7 @@ import polars as pl
 from jaxtyping import Float
 
 from headflow.analysis.permutations import Exchange
+from headflow.analysis.separation import repeated_values
 from headflow.seeds import generator
 from headflow.tables import UNIQUE_EFFECTS
 
@@ -32,7 +33,7 @@ def unique_effects(
         labels: label columns only, ``meaning_…`` and ``looks_…``; null where an example has no value.
         exchange: which examples are of one picture.
     """
-    usable = {name: _codes(labels[name], exchange.picture) for name in labels.columns}
+    usable = {name: repeated_values(labels[name], exchange.picture) for name in labels.columns}
     usable = {name: codes for name, codes in usable.items() if (codes >= 0).sum() * 2 >= len(codes) and len(np.unique(codes[codes >= 0])) > 1}
     by_kind = {kind: [name for name in usable if name.startswith(f"{kind}_")] for kind in KINDS}
     tested = [(kind, kind, names) for kind, names in by_kind.items() if names]
@@ -105,15 +106,6 @@ def _basis(columns: Float[np.ndarray, "examples columns"]) -> Float[np.ndarray, 
 def _directions(vectors: Float[np.ndarray, "examples size"]) -> Float[np.ndarray, "examples size"]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors, dtype=float), where=lengths > 0)
-
-
-def _codes(values: pl.Series, picture: np.ndarray) -> np.ndarray:
-    """A number for each value; -1 where there is none or it occurs in one picture only."""
-    text = values.cast(pl.String)
-    frame = pl.DataFrame({"value": text, "picture": picture})
-    repeated = frame.drop_nulls("value").group_by("value").agg(pl.col("picture").n_unique()).filter(pl.col("picture") > 1)["value"].sort().to_list()
-    places = {value: place for place, value in enumerate(repeated)}
-    return np.array([places.get(value, -1) for value in text.to_list()], int)
 
 
 def _pooled(values: pl.Series) -> np.ndarray:
