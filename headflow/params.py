@@ -198,8 +198,19 @@ class ClustersParams(Group):
     max_clusters: int = Field(8, ge=2, le=50, description="most clusters tried; the number with the best silhouette is taken")
     coverage: float = Field(0.95, gt=0.0, le=1.0, description="heads are clustered until they hold this share of the summed |attribution|")
     neighbours: int = Field(3, ge=1, le=50, description="nearest neighbours of the purity")
-    permutations: int = Field(999, ge=19, le=100_000, description="label permutations behind each p-value")
-    seed: Seed = Field(0, description="seed of clustering and permutations")
+    permutations: int = Field(999, ge=19, le=100_000, description="permutations of pictures behind each p-value")
+    draws: int = Field(499, ge=50, le=100_000, description="bootstrap draws of pictures behind each interval and the stability of clusters")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the bootstrap intervals")
+    typical: int = Field(6, ge=1, le=50, description="most typical examples listed for each cluster")
+    seed: Seed = Field(0, description="seed of permutations and bootstrap draws")
+
+
+class InteractionsParams(Group):
+    """Which pairs of heads compensate for or need each other (stage find_interactions)."""
+
+    level: float = Field(0.05, gt=0.0, lt=1.0, description="false-discovery rate among the pairs reported")
+    most: int = Field(100, ge=1, le=10_000, description="pairs tested at most; at most one for every five held-out masks is, whatever this says")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of each pair's interval")
 
 
 class FaithfulnessParams(Group):
@@ -247,6 +258,7 @@ class Params(Group):
     ablation: AblationParams = Field(default_factory=AblationParams)
     fit: FitParams = Field(default_factory=FitParams)
     clusters: ClustersParams = Field(default_factory=ClustersParams)
+    interactions: InteractionsParams = Field(default_factory=InteractionsParams)
     faithfulness: FaithfulnessParams = Field(default_factory=FaithfulnessParams)
     report: ReportParams = Field(default_factory=ReportParams)
 

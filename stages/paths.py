@@ -23,6 +23,10 @@ def targets(model: str) -> Path:
     return DATA / "targets" / f"{model}.parquet"
 
 
+def gradients(model: str) -> Path:
+    return DATA / "gradients" / f"{model}.parquet"
+
+
 def attributions_dir(model: str) -> Path:
     return DATA / "attributions" / model
 

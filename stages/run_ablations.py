@@ -1,5 +1,6 @@
-"""Run every example under every mask; finished work is kept in the result store."""
+"""Run every example under every mask, or until it is known well enough, and take gradients; finished work is kept in the result store."""
 
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import numpy as np
 import polars as pl
 from PIL import ImageOps
 
+from headflow.attribution.adaptive import run_until_precise
 from headflow.attribution.masks import unpack
+from headflow.attribution.regression import resolve_estimator
+from headflow.attribution.shapley import mask_weights
 from headflow.checks import check_intervention
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, digest_json, engine_version
-from headflow.execution.runs import run_example
+from headflow.execution.runs import run_example, run_gradients
 from headflow.execution.store import ResultStore
 from headflow.files import write_json
 from headflow.models.baselines import Baseline, blank_baseline, swap_baseline
@@ -20,7 +24,7 @@ from headflow.models.lvlm import LVLM, load_prepared, open_picture
 from headflow.models.prepared import read_prepared
 from headflow.params import Params
 from headflow.progress import progress
-from headflow.tables import EXAMPLES, FEATURES, MASKS, TARGETS
+from headflow.tables import EXAMPLES, FEATURES, GRADIENTS, MASKS, TARGETS
 from headflow.targets import Target
 from stages import paths
 from stages.door import enter
@@ -31,8 +35,17 @@ def main(params: Params, key: str) -> None:
     examples = EXAMPLES.read(paths.EXAMPLES)
     features = FEATURES.read(paths.features_dir(key) / "features.parquet").filter(pl.col("explained"))
     table = MASKS.read(paths.masks(key))
+    corner = (table["purpose"] == "corner").to_numpy()
+    corners, corner_numbers = unpack(table.filter(corner)["bits"].to_list(), prepared.layers, prepared.heads), table.filter(corner)["mask"]
+    table = table.filter(~corner)
     masks = unpack(table["bits"].to_list(), prepared.layers, prepared.heads)
     starts = [i for i, (before, now) in enumerate(zip([None, *table["purpose"]], table["purpose"], strict=False)) if before != now]
+    # Fit masks stand at the end, so that a run may stop before it has done them all.
+    first_fit = table["purpose"].index_of("fit")
+    estimator = resolve_estimator(params.fit.estimator, masks[first_fit:], gradients=len(corners) > 0)
+    # Plain regression needs two masks a head to tell heads apart.
+    least = 0 if estimator in ("prior", "gradient", "lasso") else 2 * prepared.layers * prepared.heads
+    weights = mask_weights(masks[first_fit:], params.masks.design, params.masks.estimand)
     model: LVLM = load_prepared(paths.model_dir(key), params.model(key).device_map)
     shared = Baseline.load(paths.features_dir(key) / "baseline.safetensors", model.device, model.dtype)
 
@@ -55,8 +68,9 @@ def main(params: Params, key: str) -> None:
             "torch": version("torch"), "transformers": version("transformers"), "baseline": shared.fingerprint(), "target": settings.target,
         }
     )  # fmt: skip
-    results = []
-    with ResultStore(Path(params.ablation.store)) as store, progress(f"masked forwards ({key})", len(chosen) * len(masks), "masks") as bar:
+    results, slopes = [], []
+    work = len(chosen) * (len(masks) + len(corners))
+    with ResultStore(Path(params.ablation.store)) as store, progress(f"masked forwards ({key})", work, "masks") as bar:
         for row in chosen.iter_rows(named=True):
             fed = fed_answer(settings.target, row)
             target = Target(settings.target, row["answer_tokens"][0], tuple(row["rival_tokens"]), tuple(fed[1:]))
@@ -64,6 +78,7 @@ def main(params: Params, key: str) -> None:
             rivals = target.candidates if target.kind == "margin" else ()
             context = digest(common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
 
+            @cache
             def prepare(row: dict = row, target: Target = target, swapped: bytes = swapped, fed: list[int] = fed) -> tuple[Capture, Baseline, Target]:
                 capture = model.capture(row["image"], row["question"], fed)
                 if swapped:
@@ -76,19 +91,48 @@ def main(params: Params, key: str) -> None:
                 bar.advance(computed)
                 bar.skip(found)
 
-            values = run_example(store, context, masks, prepare, starts=starts, batch_size=params.ablation.batch_size, done=count)
-            results.append(pl.DataFrame({"id": [row["id"]] * len(masks), "mask": table["mask"], "target": values.astype(np.float64)}))
-    TARGETS.write(pl.concat(results), paths.targets(key))
+            options = {"batch_size": params.ablation.batch_size, "done": count}
+            gradients = None
+            if len(corners):
+                at_corners, gradients = run_gradients(store, context, corners, prepare, **options)
+                slopes.append(corner_rows(row["id"], corner_numbers, at_corners, gradients))
+            if params.masks.precision is None:
+                values = run_example(store, context, masks, prepare, starts=starts, **options)
+            else:
+                others = run_example(store, context, masks[:first_fit], prepare, starts=[start for start in starts if start < first_fit], **options)
+                ends = tuple(others[table["purpose"].index_of(purpose)] for purpose in ("intact", "ablated"))
+                values, _ = run_until_precise(
+                    masks[first_fit:],
+                    lambda upto: run_example(store, context, masks[first_fit : first_fit + upto], prepare, **options),  # noqa: B023
+                    params.masks.precision, least=least, estimator=estimator, gradients=gradients, estimand=params.masks.estimand, ends=ends, weights=weights,
+                    names=[row["id"]], seed=params.fit.seed,
+                )  # fmt: skip
+                values = np.concatenate([others, values])
+            results.append(pl.DataFrame({"id": [row["id"]] * len(values), "mask": table["mask"][: len(values)], "target": values.astype(np.float64)}))
+    targets = pl.concat(results)
+    TARGETS.write(targets, paths.targets(key))
+    GRADIENTS.write(pl.concat(slopes) if slopes else pl.DataFrame(schema=_GRADIENTS), paths.gradients(key))
     write_json(
         paths.metrics("run_ablations", key),
         {
             "examples": len(chosen),
             "masks": len(masks),
-            "masked_forwards": len(chosen) * len(masks),
+            "masked_forwards": len(targets),
+            "corners": len(corners),
+            "gradient_runs": len(chosen) * len(corners),
             "prefix_mode": model.prefix_mode,
             "checks": {name: None if value is None else float(f"{value:.2g}") for name, value in vars(checks).items()},
         },
     )
+
+
+_GRADIENTS = {name: column.dtype for name, column in GRADIENTS.columns.items()}
+
+
+def corner_rows(name: str, corners: pl.Series, targets: np.ndarray, gradients: np.ndarray) -> pl.DataFrame:
+    """The gradients of one example as rows of a GRADIENTS table."""
+    columns = {"id": [name] * len(corners), "mask": corners, "target": targets.astype(np.float64), "gradient": gradients.reshape(len(corners), -1)}
+    return pl.DataFrame(columns).cast(_GRADIENTS)
 
 
 def fed_answer(target: str, row: dict) -> list[int]:

@@ -11,7 +11,7 @@ from stages.door import enter
 def main(params: Params, model: str) -> None:
     """Write the masks table of ``model``."""
     prepared = read_prepared(paths.model_dir(model))
-    MASKS.write(mask_table(prepared.layers, prepared.heads, **params.masks.model_dump()), paths.masks(model))
+    MASKS.write(mask_table(prepared.layers, prepared.heads, **params.masks.model_dump(exclude={"precision"})), paths.masks(model))
 
 
 if __name__ == "__main__":

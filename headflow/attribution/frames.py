@@ -30,6 +30,31 @@ def target_matrix(targets: pl.DataFrame, ids: Sequence[str], masks: Sequence[int
     return matrix
 
 
+def gradient_array(
+    gradients: pl.DataFrame, ids: Sequence[str], corners: Sequence[int], layers: int, heads: int
+) -> Float[np.ndarray, "examples corners layers heads"] | None:
+    """A GRADIENTS table as an array for these examples and corners; None if there are no corners.
+
+    Raises:
+        HeadflowError: one of them is missing, stands in the table twice, or has gradients for another number of heads.
+    """
+    if not len(corners):
+        return None
+    numbered = gradients.with_row_index("row").with_columns(target=pl.col("row").cast(pl.Float64)).select("id", "mask", "target")
+    rows = target_matrix(numbered, ids, corners).astype(int)
+    lengths = gradients["gradient"].list.len()
+    if len(lengths) and (lengths != layers * heads).any():
+        raise HeadflowError(f"the gradients table holds {lengths.max()} heads, the model has {layers} layers × {heads} heads; run `dvc repro`")
+    flat = gradients["gradient"].explode().to_numpy().reshape(len(gradients), layers, heads)
+    return flat[rows]
+
+
+def masks_done(targets: pl.DataFrame, ids: Sequence[str], masks: Sequence[int]) -> np.ndarray:
+    """How many of these masks, from the first on, each example was run under; where a run stopped early they are fewer than all."""
+    counts = targets.filter(pl.col("mask").is_in(list(masks))).group_by("id").len()
+    return np.array([dict(counts.iter_rows()).get(name, 0) for name in ids])
+
+
 def attribution_grid(attributions: pl.DataFrame, column: str = "attribution") -> tuple[list[str], Float[np.ndarray, "examples layers heads"]]:
     """One column of an ATTRIBUTIONS table as a grid for each example, and the examples' ids, in the order of the table.
 

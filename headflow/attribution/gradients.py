@@ -11,32 +11,11 @@ Over corners with every head intact with probability q, the mean is the q-weight
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from headflow.errors import HeadflowError
-from headflow.seeds import generator
 
 FLOOR = 0.05  # least scale of a head's prior, share of the largest: no head is ruled out because its gradient happens to stand still
-
-
-def sample_corners(layers: int, heads: int, count: int, *, estimand: str = "banzhaf", ablation_probability: float = 0.5, seed: int = 0) -> Bool[np.ndarray, "count layers heads"]:
-    """Corners at which gradients are taken, in complementary (shapley, or probability 0.5) or antithetic pairs; corner i depends on the seed and i alone.
-
-    For ``shapley`` the share of intact heads of pair r is spread evenly: van der Corput's sequence with a random shift.
-    """
-    from headflow.attribution.masks import sample_masks
-
-    if estimand == "banzhaf":
-        return sample_masks(layers, heads, count, design="antithetic", ablation_probability=ablation_probability, seed=seed, stream="corners")
-    if estimand != "shapley":
-        raise HeadflowError(f"masks.estimand = {estimand!r}: must be banzhaf or shapley")
-    shift = generator(seed, "corners shapley shift").random()
-    masks = np.empty((-(-count // 2), 2, layers, heads), bool)
-    for pair in range(len(masks)):
-        intact = (_van_der_corput(pair) + shift) % 1.0
-        masks[pair, 0] = generator(seed, "corners shapley", pair).random((layers, heads)) < intact
-        masks[pair, 1] = ~masks[pair, 0]
-    return masks.reshape(-1, layers, heads)[:count]
 
 
 def mean_gradient(
@@ -68,12 +47,3 @@ def unsteadiness(gradients: Float[np.ndarray, "examples corners layers heads"]) 
     rounding = 1e-9 * np.abs(flat).max((1, 2))[:, None]
     spread = np.where(largest > rounding, spread + FLOOR * largest, 1.0)
     return spread / np.sqrt((spread**2).mean(1, keepdims=True))
-
-
-def _van_der_corput(index: int) -> float:
-    """The bits of ``index`` mirrored at the binary point."""
-    value, share = 0.0, 0.5
-    while index:
-        value += share * (index & 1)
-        index, share = index >> 1, share / 2
-    return value

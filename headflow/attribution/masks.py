@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool
 
-from headflow.attribution.gradients import sample_corners
 from headflow.attribution.hadamard import hadamard, order_at_least
 from headflow.attribution.shapley import kernel_masks
 from headflow.errors import HeadflowError
@@ -25,15 +24,20 @@ INTACT, ABLATED, FIRST_SINGLE, FIRST_HELD_OUT, FIRST_FIT, FIRST_CORNER = 0, 1, 1
 _BLOCK = 256  # masks drawn from one random stream: enough to be fast, little to waste
 
 
-def resolve_design(design: Design, layers: int, heads: int, count: int, ablation_probability: float = 0.5) -> Design:
-    """The design behind ``auto``: foldover_hadamard from two masks a head on, bernoulli below or where p is not 0.5.
+def resolve_design(
+    design: Design, layers: int, heads: int, count: int, ablation_probability: float = 0.5, *, estimand: str = "banzhaf", gradients: bool = False
+) -> Design:
+    """The design behind ``auto``: kernel for Shapley values; foldover_hadamard where there are gradients, or from two masks a head on; bernoulli
+    below or where p is not 0.5.
 
-    Below about two masks a head, random masks read by lasso tell more than a part of an orthogonal design. As the choice depends
+    Gradients stand in for what a part of an orthogonal design leaves open. Without them, below about two masks a head, random masks read by lasso tell more than a part of an orthogonal design. As the choice depends
     on ``count``, a run that grows across that line starts afresh: name the design to keep it.
     """
     if design != "auto":
         return design
-    return "foldover_hadamard" if count >= 2 * layers * heads and ablation_probability == 0.5 else "bernoulli"
+    if estimand == "shapley":
+        return "kernel"
+    return "foldover_hadamard" if (gradients or count >= 2 * layers * heads) and ablation_probability == 0.5 else "bernoulli"
 
 
 def sample_masks(
@@ -89,6 +93,26 @@ def sample_masks(
     return flat.reshape(count, layers, heads)
 
 
+def sample_corners(
+    layers: int, heads: int, count: int, *, estimand: str = "banzhaf", ablation_probability: float = 0.5, seed: int = 0
+) -> Bool[np.ndarray, "count layers heads"]:
+    """Masks at which gradients are taken, in pairs: complementary for shapley or probability 0.5, else antithetic.
+
+    For ``shapley`` the share of intact heads of pair r is spread evenly: van der Corput's sequence with a random shift.
+    """
+    if estimand == "banzhaf":
+        return sample_masks(layers, heads, count, design="antithetic", ablation_probability=ablation_probability, seed=seed, stream="corners")
+    if estimand != "shapley":
+        raise HeadflowError(f"masks.estimand = {estimand!r}: must be banzhaf or shapley")
+    shift = generator(seed, "corners shapley shift").random()
+    masks = np.empty((-(-count // 2), 2, layers, heads), bool)
+    for pair in range(len(masks)):
+        intact = (_van_der_corput(pair) + shift) % 1.0
+        masks[pair, 0] = generator(seed, "corners shapley", pair).random((layers, heads)) < intact
+        masks[pair, 1] = ~masks[pair, 0]
+    return masks.reshape(-1, layers, heads)[:count]
+
+
 def in_complementary_pairs(masks: Bool[np.ndarray, "count layers heads"]) -> bool:
     """Whether masks 2r and 2r + 1 are complements for every r (an odd mask at the end is left aside)."""
     pairs = len(masks) // 2
@@ -116,9 +140,13 @@ def unpack(bits: list[bytes], layers: int, heads: int) -> Bool[np.ndarray, "coun
 
 def mask_table(
     layers: int, heads: int, *,
-    design: Design = "auto", count: int = 256, held_out: int = 128, ablation_probability: float = 0.5, seed: int = 0,
+    design: Design = "auto", estimand: str = "banzhaf", count: int = 256, corners: int = 0, held_out: int = 128,
+    ablation_probability: float = 0.5, seed: int = 0,
 ) -> pl.DataFrame:  # fmt: skip
-    """All masks of a run as a MASKS table: intact, ablated, every single head, held-out (Bernoulli, a stream of their own), fit.
+    """All masks of a run as a MASKS table: intact, ablated, every single head, held-out, fit, corners.
+
+    Held-out masks have a stream of their own and are Bernoulli; kernel for Shapley values, so that they judge the fit where it was made.
+    Masks that ablate one head each take no corners.
 
     The keyword arguments are those of the ``masks`` params. Ids count up from one fixed number for each purpose, so they keep their
     meaning when ``count`` or ``held_out`` grows.
@@ -130,18 +158,26 @@ def mask_table(
     for number, room, what in (
         (total, FIRST_HELD_OUT - FIRST_SINGLE, "heads"),
         (held_out, FIRST_FIT - FIRST_HELD_OUT, "held-out masks"),
+        (count, FIRST_CORNER - FIRST_FIT, "fit masks"),
     ):
         if number > room:
             raise HeadflowError(f"{number} {what}: at most {room} fit into the numbering of masks")
     shape = (1, layers, heads)
-    parts = (
+    chosen = resolve_design(design, layers, heads, count, ablation_probability, estimand=estimand, gradients=corners > 0)
+    if estimand == "shapley" and chosen != "kernel":
+        raise HeadflowError(f"masks.design = {design!r}: Shapley values need the design 'kernel'; set it to 'auto'")
+    judges = "kernel" if estimand == "shapley" else "bernoulli"
+    parts = [
         ("intact", INTACT, np.ones(shape, bool)),
         ("ablated", ABLATED, np.zeros(shape, bool)),
         ("single", FIRST_SINGLE, sample_masks(layers, heads, total, design="single")),
         ("held_out", FIRST_HELD_OUT, sample_masks(
-            layers, heads, held_out, design="bernoulli", ablation_probability=ablation_probability, seed=seed, stream="held_out")),
-        ("fit", FIRST_FIT, sample_masks(layers, heads, count, design=design, ablation_probability=ablation_probability, seed=seed)),
-    )  # fmt: skip
+            layers, heads, held_out, design=judges, ablation_probability=ablation_probability, seed=seed, stream="held_out")),
+        ("fit", FIRST_FIT, sample_masks(layers, heads, count, design=chosen, ablation_probability=ablation_probability, seed=seed)),
+    ]  # fmt: skip
+    if corners and chosen != "single":
+        drawn = sample_corners(layers, heads, corners, estimand=estimand, ablation_probability=ablation_probability, seed=seed)
+        parts.append(("corner", FIRST_CORNER, drawn))
     frames = [
         pl.DataFrame(
             {"mask": np.arange(first, first + len(masks), dtype=np.int64), "purpose": [purpose] * len(masks), "bits": pack(masks)},
@@ -171,3 +207,12 @@ def _foldover(matrix: Bool[np.ndarray, "order order"], total: int, random: np.ra
     order = len(matrix)
     rows = matrix[:, random.permutation(order)[:total]][random.permutation(order)] ^ (random.random(total) < 0.5)
     return np.stack([rows, ~rows], axis=1).reshape(2 * order, total)
+
+
+def _van_der_corput(index: int) -> float:
+    """The bits of ``index`` mirrored at the binary point."""
+    value, share = 0.0, 0.5
+    while index:
+        value += share * (index & 1)
+        index, share = index >> 1, share / 2
+    return value

@@ -11,7 +11,7 @@ Shapley value averages over all q alike; it needs masks of every size (:mod:`hea
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import numpy as np
@@ -68,7 +68,7 @@ def resolve_estimator(estimator: Estimator, masks: Bool[np.ndarray, "masks layer
     """
     if estimator not in get_args(Estimator):
         raise HeadflowError(f"estimator = {estimator!r}: must be one of {', '.join(get_args(Estimator))}")
-    if ((~masks).sum((1, 2)) <= 1).all():
+    if len(masks) and ((~masks).sum((1, 2)) <= 1).all():
         if estimator != "auto":
             raise HeadflowError(f"fit.estimator = {estimator!r}: masks that ablate one head each allow plain differences only; set it to 'auto'")
         return "single"
@@ -154,6 +154,22 @@ def fit(
         fitted = Attribution(resolved, *arrays)
         arrays += goodness(actual, fitted.predict(others))
     return Attribution(resolved, *(array[0] if alone else array for array in arrays))
+
+
+def in_order(parts: Sequence[tuple[np.ndarray, Attribution]]) -> Attribution:
+    """Fits of different examples as one: each part comes with the places of its examples.
+
+    Raises:
+        HeadflowError: the parts were fitted by different estimators.
+    """
+    if len({part.estimator_ for _, part in parts}) > 1:
+        raise HeadflowError(f"examples were fitted by different estimators ({', '.join(sorted({part.estimator_ for _, part in parts}))}); name fit.estimator")
+    order = np.argsort(np.concatenate([places for places, _ in parts]))
+    arrays = {}
+    for field in fields(Attribution)[1:]:
+        values = [getattr(part, field.name) for _, part in parts]
+        arrays[field.name] = None if values[0] is None else np.concatenate(values)[order]
+    return Attribution(parts[0][1].estimator_, **arrays)
 
 
 def goodness(

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from headflow.attribution.budget import forwards, relative_error
 from headflow.attribution.regression import Attribution
-from headflow.tables import ATTRIBUTIONS, FITS, PREDICTIONS, Table
+from headflow.tables import ATTRIBUTIONS, EFFORT, FITS, PREDICTIONS, Table
 
 
 def attributions_table(ids: Sequence[str], fitted: Attribution, single_effects: Float[np.ndarray, "examples layers heads"]) -> pl.DataFrame:
@@ -27,6 +28,16 @@ def fits_table(ids: Sequence[str], fitted: Attribution, intact: Float[np.ndarray
         "intact": intact, "ablated": ablated,
     }  # fmt: skip
     return pl.DataFrame(columns, schema=_schema(FITS)).with_columns(pl.col("held_out_r", "held_out_r2").fill_nan(None))
+
+
+def effort_table(ids: Sequence[str], masks: Int[np.ndarray, "examples"], corners: int, fitted: Attribution) -> pl.DataFrame:
+    """What each example took and how well it is known, as an EFFORT table; the error is null where nothing is attributed or it is not known."""
+    error = relative_error(fitted)
+    columns = {
+        "id": list(ids), "masks": masks, "corners": [corners] * len(ids), "forwards": np.asarray(forwards(masks, corners), float),
+        "relative_error": np.where(np.isfinite(error), error, np.nan),
+    }  # fmt: skip
+    return pl.DataFrame(columns, schema=_schema(EFFORT)).with_columns(pl.col("relative_error").fill_nan(None))
 
 
 def predictions_table(

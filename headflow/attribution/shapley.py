@@ -44,6 +44,11 @@ def kernel_masks(total: int, count: int, *, seed: int, stream: str) -> Bool[np.n
     return np.concatenate(rows)[:count]
 
 
+def mask_weights(masks: Bool[np.ndarray, "masks layers heads"], design: str, estimand: str) -> Float[np.ndarray, "masks"] | None:
+    """The importance of each mask where it was drawn for another estimand than is asked for; None where it was not."""
+    return banzhaf_weights(masks) if design == "kernel" and estimand == "banzhaf" else None
+
+
 def banzhaf_weights(masks: Bool[np.ndarray, "masks layers heads"]) -> Float[np.ndarray, "masks"]:
     """Importance weights that turn masks drawn by the Shapley kernel into evenly drawn ones, with mean near 1.
 

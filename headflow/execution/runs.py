@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from headflow.ablation import BatchSize, stream_masks
+from headflow.ablation import BatchSize, gate_gradients, stream_masks
 from headflow.errors import HeadflowError
-from headflow.execution.fingerprint import unit_key
+from headflow.execution.fingerprint import digest, unit_key
 from headflow.execution.store import ResultStore
 from headflow.models.baselines import Baseline
 from headflow.models.capture import Capture
@@ -17,6 +17,8 @@ from headflow.targets import Target
 
 # Masks in one work unit. A record is this long, so results do not depend on the batch size.
 BLOCK = 64
+# Corners in one work unit of gradients; a record is this many targets and gradients long.
+CORNER_BLOCK = 8
 _SAVE_EVERY_S = 2.0
 
 
@@ -90,3 +92,38 @@ def run_example(
     finally:  # Ctrl-C included: what is finished is kept
         save(stop)
     return results
+
+
+def run_gradients(
+    store: ResultStore,
+    context: str,
+    corners: Bool[np.ndarray, "corners layers heads"],
+    prepare: Callable[[], tuple[Capture, Baseline, Target]],
+    *,
+    batch_size: BatchSize = "auto",
+    done: Callable[[int, int], None] = lambda computed, found: None,
+) -> tuple[Float[np.ndarray, " corners"], Float[np.ndarray, "corners layers heads"]]:
+    """Targets of one example and their gradients for every gate at every corner; see :func:`run_example` for the arguments.
+
+    A record holds a block's targets and then its gradients. It is saved as soon as the block is done: blocks are short.
+
+    Raises:
+        HeadflowError: a target or gradient is not a finite number, or the store cannot be written.
+    """
+    targets, gradients = np.empty(len(corners), np.float32), np.empty(corners.shape, np.float32)
+    spans = [slice(at, min(at + CORNER_BLOCK, len(corners))) for at in range(0, len(corners), CORNER_BLOCK)]
+    keys = [unit_key(digest(context, "gate gradients"), corners[span]) for span in spans]
+    found, prepared = store.get(keys), None
+    for span, key in zip(spans, keys, strict=True):
+        count, shape = span.stop - span.start, corners[span].shape
+        if key in found and found[key].size == count + corners[span].size:
+            targets[span], gradients[span] = found[key][:count], found[key][count:].reshape(shape)
+            done(0, count)
+            continue
+        capture, baseline, target = prepared = prepared or prepare()
+        targets[span], gradients[span] = gate_gradients(capture, corners[span], baseline=baseline, target=target, batch_size=batch_size)
+        if not (np.isfinite(targets[span]).all() and np.isfinite(gradients[span]).all()):
+            raise HeadflowError(f"the gradient at corners {span.start} to {span.stop - 1} is not finite; run this model in float32 or bfloat16, or set masks.corners to 0")
+        store.put([(key, np.concatenate([targets[span], gradients[span].ravel()]))])
+        done(count, 0)
+    return targets, gradients

@@ -18,10 +18,12 @@ from headflow.files import read_json, write_json
 from headflow.models.prepared import PreparedModel
 from headflow.tables import (
     ATTRIBUTIONS,
+    EFFORT,
     EXAMPLE_MAP,
     EXAMPLES,
     FEATURES,
     FITS,
+    GRADIENTS,
     GROWTH,
     HEAD_CLUSTERS,
     HEAD_SUMMARY,
@@ -111,11 +113,32 @@ def ablate(folder: Path) -> None:
     """What the stages between sample_masks and fit_attributions leave behind."""
     table = MASKS.read(folder / "data/masks/tiny.parquet")
     masks = unpack(table["bits"].to_list(), LAYERS, HEADS)
+    corner = (table["purpose"] == "corner").to_numpy()
+    if corner.any():
+        write_gradients(folder, table.filter(corner)["mask"], masks[corner])
+    table, masks = table.filter(~corner), masks[~corner]
     frame, targets = examples(), model(masks)
     FEATURES.write(features(frame, targets[:, table["mask"].index_of(0)]), folder / "data/features/tiny/features.parquet")
     columns = {"id": np.repeat(frame["id"].to_numpy(), len(table)), "mask": np.tile(table["mask"].to_numpy(), SCENES), "target": targets.ravel()}
     rows = pl.DataFrame(columns).filter(pl.col("id") != frame["id"][-1]).sample(fraction=1, shuffle=True, seed=0)
     TARGETS.write(rows.cast({"id": pl.String}), folder / "data/targets/tiny.parquet")
+
+
+def write_gradients(folder: Path, numbers: pl.Series, corners: np.ndarray, bias: float = 0.3) -> None:
+    """Gradients at every corner: the difference that each head makes there, and in the same head of every example a bias that no corner shows."""
+    slopes = np.empty((SCENES, len(corners), LAYERS, HEADS))
+    for layer, head in np.ndindex(LAYERS, HEADS):
+        on, off = corners.copy(), corners.copy()
+        on[:, layer, head], off[:, layer, head] = True, False
+        slopes[:, :, layer, head] = model(on) - model(off)
+    slopes[:, :, 0, 0] += bias
+    ids = examples()["id"][:-1]
+    columns = {
+        "id": np.repeat(ids.to_numpy(), len(corners)), "mask": np.tile(numbers.to_numpy(), len(ids)),
+        "target": model(corners)[:-1].ravel(), "gradient": slopes[:-1].reshape(-1, LAYERS * HEADS),
+    }  # fmt: skip
+    frame = pl.DataFrame(columns).cast({name: column.dtype for name, column in GRADIENTS.columns.items()})
+    GRADIENTS.write(frame.sample(fraction=1, shuffle=True, seed=1), folder / "data/gradients/tiny.parquet")
 
 
 @pytest.fixture
@@ -155,9 +178,10 @@ def test_the_three_stages_find_what_was_planted(folder: Path) -> None:
     assert metrics.keys() == {
         "examples", "fit_masks", "held_out_masks", "estimator", "mean_held_out_r", "min_held_out_r", "mean_held_out_r2", "min_held_out_r2",
         "examples_without_r", "mean_agreement_r", "relative_standard_error", "mean_total_effect", "mean_sum_of_attributions",
-        "mean_sum_of_single_head_effects", "largest_gap_intact_to_stock",
+        "mean_sum_of_single_head_effects", "largest_gap_intact_to_stock", "corners", "estimand", "mean_fit_masks", "mean_forwards",
+        "mean_relative_error", "largest_relative_error",
     }  # fmt: skip
-    assert (metrics["examples"], metrics["fit_masks"], metrics["held_out_masks"], metrics["estimator"]) == (SCENES - 1, 64, 32, "foldover")
+    assert (metrics["examples"], metrics["fit_masks"], metrics["held_out_masks"], metrics["estimator"]) == (SCENES - 1, 64, 32, "prior")
     assert metrics["mean_total_effect"] == pytest.approx(7.6, abs=0.1)
     assert metrics["mean_sum_of_attributions"] == pytest.approx(7.6, abs=0.1)
     assert metrics["mean_sum_of_single_head_effects"] == pytest.approx(5.6, abs=0.4)
@@ -187,8 +211,14 @@ def test_the_three_stages_find_what_was_planted(folder: Path) -> None:
     ("masks", "estimator"),
     [
         ({"design": "single", "count": LAYERS * HEADS}, "single"),
-        ({"count": 20}, "lasso"),
-        ({"design": "bernoulli", "count": 40, "ablation_probability": 0.3}, "ridge"),
+        ({"count": 20, "corners": 0}, "lasso"),
+        ({"count": 24, "corners": 0}, "foldover"),
+        ({"count": 20, "corners": 4}, "prior"),
+        ({"design": "bernoulli", "count": 40, "ablation_probability": 0.3, "corners": 0}, "ridge"),
+        ({"design": "bernoulli", "count": 40, "ablation_probability": 0.3}, "prior"),
+        ({"estimand": "shapley", "count": 64}, "prior"),
+        ({"estimand": "shapley", "count": 64, "corners": 0}, "foldover"),
+        ({"design": "kernel", "count": 128}, "prior"),
     ],
 )
 def test_other_designs_run_through(folder: Path, masks: dict, estimator: str) -> None:
