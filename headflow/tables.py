@@ -449,8 +449,9 @@ CLUSTER_NAMES = Table(
         "name": Column(_TEXT, "object name"),
         "examples": Column(_INT, "examples with this object"),
         "attribution": Column(_REAL, "attribution summed over the cluster's heads, mean over these examples; target units"),
-        "excess": Column(_REAL, "the same minus the mean over all other examples; target units"),
-        "p": Column(_REAL, "Mann-Whitney p-value against all other examples, two-sided; null for fewer than two examples"),
+        "part": Column(_REAL, "the same as a share of each example's summed |attribution|, mean, -1..1"),
+        "excess": Column(_REAL, "part minus its mean over the examples of all other objects"),
+        "p": Column(_REAL, "Mann-Whitney p-value of the parts against those of all other objects, two-sided; null for fewer than two pictures"),
         "q": Column(_REAL, "p-value adjusted by Benjamini and Hochberg over all clusters and names"),
     },
 )

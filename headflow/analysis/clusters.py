@@ -1,6 +1,6 @@
 """Heads that serve the same objects, and a map of examples served by the same heads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,10 @@ class HeadClusters:
     silhouette_: Float[np.ndarray, "layers heads"]
     score_: float
     clear_: bool
+
+    def merged(self) -> "HeadClusters":
+        """The same heads in one group, as where no clusters are clear."""
+        return replace(self, cluster_=np.minimum(self.cluster_, 0), silhouette_=np.full_like(self.silhouette_, np.nan), clear_=False)
 
     def table(self) -> pl.DataFrame:
         """As a HEAD_CLUSTERS table; undefined silhouettes are null."""
