@@ -366,7 +366,8 @@ def load(
         HeadflowError: the model cannot be found or loaded, or the device does not exist.
     """
     if str(source).startswith("planted:"):
-        from headflow.models.planted.network import install
+        # Loaded by name: stages load what prepare_model left behind, and should not hang on how planted models are made.
+        from headflow.models.planted import install
 
         with tempfile.TemporaryDirectory() as folder:
             install(str(source).removeprefix("planted:"), Path(folder))
