@@ -183,17 +183,20 @@ def area_differences(values: Curves, ks: Int[np.ndarray, " points"], *, confiden
     pairs of the same scope and measure (S. Holm, Scandinavian Journal of Statistics 6, 1979), so that the largest of
     them may be looked up.
     """
-    frames = []
+    frames = [_table({}, AREA_DIFFERENCES)]
     for scope, measure in dict.fromkeys((scope, measure) for _, scope, measure in values):
         found = {ranking: areas(curve, ks) for (ranking, s, m), curve in values.items() if (s, m) == (scope, measure)}
-        rows, p_values = [], []
-        for one, other in itertools.combinations(found, 2):
-            differences = found[one] - found[other]
-            p_values.append(_paired_p(differences))
-            rows.append((scope, measure, one, other, *map(float, _interval(differences, confidence)), p_values[-1]))
-        rows = [(*row, p) for row, p in zip(rows, holm(p_values), strict=True)]
-        frames.append(_table(dict(zip(AREA_DIFFERENCES.columns, zip(*rows, strict=True), strict=True)) if rows else {}, AREA_DIFFERENCES))
-    return pl.concat([_table({}, AREA_DIFFERENCES), *frames])
+        pairs = list(itertools.combinations(found, 2))
+        if pairs:
+            within = np.stack([found[one] - found[other] for one, other in pairs], 1)
+            difference, low, high = _interval(within, confidence)
+            p = _paired_p(within)
+            columns = {
+                "scope": [scope] * len(pairs), "measure": [measure] * len(pairs), "ranking": [one for one, _ in pairs], "other": [two for _, two in pairs],
+                "difference": difference, "low": low, "high": high, "p": p, "p_holm": holm(p),
+            }  # fmt: skip
+            frames.append(_table(columns, AREA_DIFFERENCES))
+    return pl.concat(frames)
 
 
 @dataclass(frozen=True)
@@ -248,16 +251,17 @@ def _interval(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.nda
     return mean_interval(values, confidence)
 
 
-def _paired_p(differences: Float[np.ndarray, " examples"]) -> float:
-    """Two-sided p-value of a mean difference of zero; nan for fewer than two examples, 1 where no example differs."""
+def _paired_p(differences: Float[np.ndarray, "examples pairs"]) -> Float[np.ndarray, " pairs"]:
+    """Two-sided p-values of mean differences of zero; nan for fewer than two examples, 1 where no example differs."""
     from scipy.stats import t
 
-    if len(differences) < 2:
-        return float("nan")
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    if not error > 1e-12 * np.abs(differences).max():
-        return 1.0 if not np.abs(differences).max() > 1e-9 else 0.0
-    return float(2 * t.sf(abs(differences.mean()) / error, len(differences) - 1))
+    count = len(differences)
+    if count < 2:
+        return np.full(differences.shape[1], np.nan)
+    sizes, error = np.abs(differences).max(0), differences.std(0, ddof=1) / np.sqrt(count)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * t.sf(np.abs(differences.mean(0)) / error, count - 1)
+    return np.where(sizes > 1e-9, np.where(error > 1e-12 * sizes, p, 0.0), 1.0)
 
 
 def _table(columns: Mapping[str, object], table: Table) -> pl.DataFrame:
