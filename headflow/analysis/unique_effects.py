@@ -74,7 +74,7 @@ def _partial(directions: Float[np.ndarray, "examples size"], own: np.ndarray, he
     total = ((directions - directions.mean(0)) ** 2).sum()
     residuals = directions - base @ (base.T @ directions)
     remains = (residuals**2).sum()
-    if degrees < 1 or left < 1 or not remains > 1e-12 * max(total, 1e-300):
+    if degrees < 1 or left < 1 or not remains > 1e-12 * len(directions):  # rounding
         return {"degrees": degrees, "left": max(left, 0), "share": None, "chance": None, "p": None}
     axes, sizes, _ = np.linalg.svd(residuals, full_matrices=False)
     residuals = axes * sizes  # the same residuals in at most as many columns as there are examples
