@@ -39,6 +39,10 @@ def faithfulness_dir(model: str) -> Path:
     return DATA / "faithfulness" / model
 
 
+def planted_scores(model: str) -> Path:
+    return DATA / "planted" / f"{model}.parquet"
+
+
 def report_dir(model: str) -> Path:
     return REPORTS / model
 

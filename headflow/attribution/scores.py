@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
+from headflow.attribution.frames import attribution_grid
 from headflow.errors import HeadflowError
 from headflow.tables import PLANTED_SCORES
 
@@ -152,6 +153,38 @@ def planted_scores(
         means = {key: _mean([asdict(one)[key] for one in found]) for key in asdict(found[0])}
         rows.append({"circuit": circuit.name, "ranking": name, "estimand": estimand, "examples": len(scores), "carriers": carriers, **means})
     return pl.DataFrame(rows, schema={name: column.dtype for name, column in PLANTED_SCORES.columns.items()})
+
+
+def scores_from_tables(
+    circuit: Circuit, examples: pl.DataFrame, rankings: pl.DataFrame, attributions: pl.DataFrame, *, estimand: str = "banzhaf", confidence: float = 0.95
+) -> pl.DataFrame:
+    """:func:`planted_scores` of a finished run.
+
+    Args:
+        examples: an EXAMPLES table; its label meaning_category is the category.
+        rankings: a RANKINGS table; each example's own scores are taken.
+        attributions: an ATTRIBUTIONS table; its standard errors give the intervals of the ranking ``attribution``, by the normal distribution.
+        confidence: level of the intervals.
+
+    Raises:
+        HeadflowError: tables of different examples, or see :func:`planted_scores`.
+    """
+    from scipy.stats import norm
+
+    own = rankings.filter(pl.col("scope") == "own")
+    estimates, orders = {}, []
+    for name in own["ranking"].unique(maintain_order=True):
+        ids, estimates[name] = attribution_grid(own.filter(pl.col("ranking") == name), "score")
+        orders.append(ids)
+    ids, centre = attribution_grid(attributions)
+    _, error = attribution_grid(attributions, "standard_error")
+    labels = dict(examples.select("id", "meaning_category").iter_rows())
+    if any(order != ids for order in orders) or not set(ids) <= set(labels):
+        raise HeadflowError("rankings, attributions and examples are of different examples; run `dvc repro`")
+    reach = norm.ppf((1 + confidence) / 2) * error
+    return planted_scores(
+        circuit, estimates, categories=[labels[name] for name in ids], intervals={"attribution": (centre - reach, centre + reach)}, estimand=estimand
+    )
 
 
 def _named(sizes: Float[np.ndarray, " heads"], count: int) -> Float[np.ndarray, " heads"]:

@@ -32,6 +32,15 @@ TARGET = "logit"
 Head = tuple[int, int]
 
 
+def no_truth(target: str, baseline: str) -> str | None:
+    """Why the planted truth says nothing of runs with this target and baseline; None if it does."""
+    if target != TARGET:
+        return f"the truth is about the target '{TARGET}', not '{target}'"
+    if baseline not in BASELINES:
+        return f"the truth holds for the baselines {', '.join(BASELINES)}, not for '{baseline}'"
+    return None
+
+
 @dataclass(frozen=True)
 class Reader:
     """A head that takes the object's name out of the picture.
