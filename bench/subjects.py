@@ -49,20 +49,21 @@ def embedded(source: str) -> Subject:
     return _subject("embedded", lvlm)
 
 
-def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24) -> Subject:
+def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24, head_width: int = 64) -> Subject:
     """A LLaVA of random weights with 576 image tokens; it borrows the tokenizer of the small model.
 
     Args:
         source: the small model.
-        layers, width: of the language model; heads are 64 wide, the MLP 8/3 times the width.
+        layers, width: of the language model; its MLP is 8/3 times the width.
         patches: image tokens along each side.
+        head_width: of each head of the language model, of which it has width / head_width.
     """
     donor = headflow.load(source, device_map="cpu").processor
     size, patch = 14 * patches, 14
     begin, end, pad = (donor.tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<pad>"))
     vision = CLIPVisionConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=size, patch_size=patch)
     text = LlamaConfig(
-        vocab_size=32_000, hidden_size=width, intermediate_size=8 * width // 3, num_hidden_layers=layers, num_attention_heads=width // 64,
+        vocab_size=32_000, hidden_size=width, intermediate_size=8 * width // 3, num_hidden_layers=layers, num_attention_heads=width // head_width,
         max_position_embeddings=2048, bos_token_id=begin, eos_token_id=end, pad_token_id=pad,
     )  # fmt: skip
     config = LlavaConfig(

@@ -77,7 +77,8 @@ def orthogonal_ridge(
     """What ``ridge(signs * scales[e], targets[[e]])`` gives for each example e, where the columns of ``signs`` (±1) are orthogonal.
 
     Slopes, errors and doubts are those of the unscaled columns. There the decomposition is the design itself and every mask has the same
-    weight in its own prediction, so that a thousand heads cost as little as ten.
+    weight in its own prediction, so that a thousand heads cost as little as ten. Where no residual is left, the pseudo standard error is one for
+    all heads.
     """
     count, total = signs.shape
     effects = targets @ signs / count

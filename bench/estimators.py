@@ -1,0 +1,211 @@
+"""Error against compute for every design and estimator of attributions; many heads; and the size of problem that a fit takes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+import headflow
+from bench import subjects
+from bench.memory import _own_peak
+from bench.timing import interleaved, table
+from headflow.ablation import gate_gradients, run_masks
+from headflow.attribution.adaptive import run_until_precise
+from headflow.attribution.budget import GRADIENT_RUN, forwards, plan
+from headflow.attribution.masks import sample_corners
+from headflow.attribution.regression import correlations
+
+WANTED = 0.05
+AIM = 40.0
+FIGURE = Path(__file__).parent / "results" / "estimators.png"
+_RANDOM = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_FOLDOVER = (96, 128, 192, 256, 384, 512)
+_CORNERS = (2, 4, 8, 16, 32, 64)
+_PRIOR = ((2, 32), (4, 16), (4, 32), (4, 96), (8, 16), (8, 32), (8, 96), (16, 32), (16, 96), (16, 192), (16, 384), (32, 96), (32, 192), (32, 384))
+
+
+def run(source: str, *, tiny: bool = False) -> dict:
+    """Tables of the three parts; the figures of the first also as a picture.
+
+    Args:
+        source: the embedded model.
+        tiny: few scenes, masks and heads.
+    """
+    return {"embedded": _embedded(source, tiny), "many_heads": _many_heads(source, tiny), "scale": _scale(tiny)}
+
+
+def _embedded(source: str, tiny: bool) -> dict:
+    scenes, reference_masks, most_random, most = (2, 192, 192, 128) if tiny else (8, 4096, 2048, 512)
+    subject = subjects.embedded(source)
+    shape = subject.lvlm.layers, subject.lvlm.heads
+    # Every arm draws from a stream of its own: one that shares its masks with the reference would look better than it is.
+    drawn = {
+        "reference": headflow.sample_masks(*shape, reference_masks, design="foldover_hadamard", stream="bench reference"),
+        "bernoulli": headflow.sample_masks(*shape, most_random, design="bernoulli", stream="bench"),
+        "foldover": headflow.sample_masks(*shape, most, design="foldover_hadamard", stream="bench"),
+    }
+    corners = sample_corners(*shape, max(_CORNERS))
+    values: dict[str, list] = {name: [] for name in (*drawn, "gradients", "intact")}
+    for picture in subjects.rendered(scenes, first=100):
+        capture = subject.lvlm.capture(picture, subjects.QUESTION)
+        for name, masks in drawn.items():
+            values[name].append(run_masks(capture, masks, baseline=subject.baseline))
+        values["gradients"].append(gate_gradients(capture, corners, baseline=subject.baseline)[1])
+        values["intact"].append(gate_gradients(capture, np.ones((2, *shape), bool), baseline=subject.baseline)[1])
+    measured = {name: np.stack(rows).astype(float) for name, rows in values.items()}
+    batch = 16
+    times = interleaved(
+        {
+            "forward": lambda: run_masks(capture, drawn["bernoulli"][:batch], baseline=subject.baseline, batch_size=batch),
+            "both": lambda: gate_gradients(capture, corners[:batch], baseline=subject.baseline, batch_size=batch),
+        },
+        2 if tiny else 9,
+    )  # fmt: skip
+    backward = float(np.median(np.divide(times["both"], times["forward"])))
+
+    def fitted(name: str, count: int, **options) -> np.ndarray:
+        found = headflow.fit(drawn[name][:count], measured[name][:, :count], **options, standard_errors=False)
+        return found.attribution_.reshape(scenes, -1)
+
+    reference = fitted("reference", reference_masks, estimator="foldover")
+    rows = []
+
+    def note(arm: str, masks: int, used: int, found: np.ndarray) -> None:
+        errors = np.sqrt(((found - reference) ** 2).sum(1) / (reference**2).sum(1))
+        rows.append((arm, masks, used, float(forwards(masks, used)), float(errors.mean()), float(np.mean(correlations(found, reference)))))
+
+    for count in (c for c in _RANDOM if c <= most_random):
+        note("bernoulli + ridge", count, 0, fitted("bernoulli", count, estimator="ridge"))
+        if count <= most:
+            note("bernoulli + lasso", count, 0, fitted("bernoulli", count, estimator="lasso"))
+    for count in (c for c in _FOLDOVER if c <= most):
+        note("foldover", count, 0, fitted("foldover", count, estimator="foldover"))
+    for used in _CORNERS:
+        note("mean gradient", 0, used, measured["gradients"][:, :used].mean(1).reshape(scenes, -1))
+    for used, count in (pair for pair in _PRIOR if pair[1] <= most):
+        note("gradient prior", count, used, fitted("foldover", count, estimator="prior", gradients=measured["gradients"][:, :used]))
+    note("gradient at the intact model", 0, 1, measured["intact"][:, 0].reshape(scenes, -1))
+
+    curves = pl.DataFrame(rows, schema=["arm", "masks", "corners", "forwards", "error", "r"], orient="row")
+    theirs = needed(curves, "bernoulli + ridge")
+    ratios = {arm: (theirs / cost if theirs and (cost := needed(curves, arm)) else None) for arm in curves["arm"].unique(maintain_order=True)}
+    table(
+        f"Relative error of attributions against {reference_masks} foldover masks, mean over {scenes} scenes; cost in masked forwards, a gradient run"
+        f" counted as {GRADIENT_RUN} (measured here: {backward:.1f}); aim: error {WANTED} at 1/{AIM:.0f} of bernoulli + ridge",
+        ["arm", "masks", "corners", "cost", "error", "r"],
+        [[arm, masks, used, f"{cost:.0f}", f"{error:.4f}", f"{r:.4f}"] for arm, masks, used, cost, error, r in rows],
+    )
+    table(
+        f"Cost of a relative error of {WANTED}",
+        ["arm", "cost", "times less than bernoulli + ridge"],
+        [[arm, f"{needed(curves, arm) or np.nan:.0f}", f"{ratio or np.nan:.1f}"] for arm, ratio in ratios.items()],
+    )
+    _draw(curves)
+    return {
+        "curves": curves.to_dicts(), "times_less": ratios, "gradient_run": backward, "scenes": scenes,
+        "adaptive": _adaptive(drawn["foldover"], measured, corners, reference, theirs),
+    }  # fmt: skip
+
+
+def _adaptive(masks: np.ndarray, measured: dict, corners: np.ndarray, reference: np.ndarray, theirs: float | None) -> list[dict]:
+    """Stop each scene by itself: what it costs, and whether the error is what it was said to be."""
+    found, used = [], 8
+    for precision in (0.1, 0.07, 0.05, 0.04):
+        costs, errors, claims = [], [], []
+        for scene, truth in enumerate(reference):
+            gradients = measured["gradients"][scene, :used]
+            values, claim = run_until_precise(masks, lambda upto: measured["foldover"][scene, :upto], precision, gradients=gradients)  # noqa: B023
+            fit = headflow.fit(masks[: len(values)], values, gradients=gradients, standard_errors=False).attribution_.ravel()
+            costs.append(forwards(len(values), used))
+            claims.append(claim)
+            errors.append(np.linalg.norm(fit - truth) / np.linalg.norm(truth))
+        found.append({"precision": precision, "cost": float(np.mean(costs)), "claimed": float(np.mean(claims)), "error": float(np.mean(errors)),
+                      "largest_error": float(np.max(errors)), "planned": plan(masks[0].size, precision).forwards})  # fmt: skip
+    table(
+        f"Adaptive stopping, {used} corners and at most {len(masks)} masks",
+        ["precision", "mean cost", "planned cost", "claimed error", "error", "largest"],
+        [[one["precision"], f"{one['cost']:.0f}", f"{one['planned']:.0f}", *(f"{one[k]:.4f}" for k in ("claimed", "error", "largest_error"))] for one in found],
+    )
+    return found
+
+
+def needed(curves: pl.DataFrame, arm: str, wanted: float = WANTED) -> float | None:
+    """The least cost at which the arm's error comes down to ``wanted``, straight between measured points on logarithmic axes; None = never.
+
+    Points that cost more and reach less than another of the same arm are left out.
+    """
+    best: list[tuple[float, float]] = []
+    for cost, error in curves.filter(pl.col("arm") == arm).sort("forwards").select("forwards", "error").iter_rows():
+        if not best or error < best[-1][1]:
+            best.append((cost, error))
+    if not best or best[-1][1] > wanted:
+        return None
+    after = next(i for i, (_, error) in enumerate(best) if error <= wanted)
+    if after == 0:
+        return best[0][0]
+    (c0, e0), (c1, e1) = np.log(best[after - 1]), np.log(best[after])
+    return float(np.exp(c0 + (c1 - c0) * (np.log(wanted) - e0) / (e1 - e0)))
+
+
+def _many_heads(source: str, tiny: bool) -> dict:
+    """Layers × heads of LLaVA-1.5-7B, narrow and of random weights: does the mean gradient of 64 corners agree with a long reference?"""
+    layers, masks, rest = (2, 128, 4) if tiny else (32, 4096, 64)
+    subject = subjects.large(source, layers=layers, width=256, patches=6, head_width=8)
+    shape = subject.lvlm.layers, subject.lvlm.heads
+    drawn = headflow.sample_masks(*shape, masks, design="foldover_hadamard", stream="bench reference")
+    targets = run_masks(subject.capture, drawn, baseline=subject.baseline)
+    halves = [headflow.fit(drawn[p], targets[p], estimator="foldover", standard_errors=False) for p in (slice(0, masks // 2), slice(masks // 2, masks))]
+    reference = headflow.fit(drawn, targets, estimator="foldover", standard_errors=False).attribution_.ravel()
+    reliability = float(np.corrcoef(*(half.attribution_.ravel() for half in halves))[0, 1])
+    gradients = gate_gradients(subject.capture, sample_corners(*shape, rest), baseline=subject.baseline)[1]
+    found = {count: float(np.corrcoef(gradients[:count].mean(0).ravel(), reference)[0, 1]) for count in (2, 4, 8, 16, 32, 64) if count <= rest}
+    table(
+        f"{shape[0]} × {shape[1]} heads, random weights: correlation of the mean gradient with {masks} foldover masks"
+        f" (the reference's halves correlate at {reliability:.4f}); aim: 0.99 from 64 corners or fewer",
+        ["corners", "r"],
+        [[count, f"{r:.4f}"] for count, r in found.items()],
+    )
+    return {"masks": masks, "reference_halves_r": reliability, "r": {str(count): r for count, r in found.items()}}
+
+
+def _scale(tiny: bool) -> dict:
+    """Time and peak memory of fits with random targets, each in a process of its own."""
+    sizes = (4, 4, 64, 3) if tiny else (32, 32, 4096, 500)
+    found = {}
+    for estimator in ("foldover", "prior", "ridge"):
+        command = [sys.executable, "-m", "bench.estimators", estimator, *map(str, sizes)]
+        seconds, mib = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:])
+        found[estimator] = {"seconds": seconds, "mib": mib}
+    layers, heads, masks, examples = sizes
+    table(
+        f"Fit of {layers} × {heads} heads, {masks} masks, {examples} examples, random targets, with standard errors; aim: < 4096 MiB, minutes",
+        ["estimator", "seconds", "peak MiB"],
+        [[name, f"{one['seconds']:.0f}", f"{one['mib']:.0f}"] for name, one in found.items()],
+    )
+    return found
+
+
+def _fit_alone(estimator: str, layers: int, heads: int, masks: int, examples: int) -> None:
+    random = np.random.default_rng(0)
+    drawn = headflow.sample_masks(layers, heads, masks, design="bernoulli" if estimator == "ridge" else "foldover_hadamard")
+    targets = random.normal(size=(examples, masks)).astype(np.float32)
+    gradients = random.normal(size=(examples, 16, layers, heads)).astype(np.float32) if estimator == "prior" else None
+    began = time.perf_counter()
+    headflow.fit(drawn, targets, estimator=estimator, gradients=gradients)
+    print(time.perf_counter() - began, _own_peak())
+
+
+def _draw(curves: pl.DataFrame) -> None:
+    import vl_convert
+
+    from headflow.charts.estimators import error_against_compute
+
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    FIGURE.write_bytes(vl_convert.vegalite_to_png(error_against_compute(curves).to_json(), scale=2))
+
+
+if __name__ == "__main__":
+    _fit_alone(sys.argv[1], *map(int, sys.argv[2:6]))
