@@ -263,7 +263,7 @@ SEPARATION = Table(
 )
 
 _RANKING = Column(_TEXT, "what orders the heads: attribution, ablation, restoration, attention, gradient, integrated or random")
-_SCOPE = Column(_TEXT, "'own': each example's own order; 'shared': the order by the mean score over all examples (the random order stays each example's own)")
+_SCOPE = Column(_TEXT, "'own': each example's own order; 'shared': the order by the mean score over all explained examples (the random order stays each example's own)")
 _MEASURE = Column(_TEXT, "'faithfulness' or 'completeness'")
 
 RANKINGS = Table(

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from scipy import stats
 
 from headflow.attribution.faithfulness import area_differences, area_summary, areas_table, bands, counts
 from headflow.attribution.rankings import MEANINGS
@@ -119,10 +120,16 @@ def test_sentences_name_the_leader_and_what_cannot_be_told() -> None:
     assert "in a random order it takes" in text and "of 48 heads alone reach 80% of the effect" in text and "Left out" not in text
     lead = case["summary"].filter(scope="own", measure="faithfulness", ranking="attribution").row(0, named=True)
     assert f"{lead['area']:.3f} ({lead['low']:.3f} to {lead['high']:.3f})" in text and f"the first {lead['heads']:.1f} of" in text
-    text = words.faithfulness_areas(case["summary"], case["differences"])
+    text = words.faithfulness_areas(case["summary"], case["differences"], case["areas"])
     first = case["summary"].filter(scope="own", measure="completeness").sort("area", descending=True)["ranking"][0]
     assert f"Cutting the first heads hurts soonest in the order by {words.ORDERS[first]}, with an area of" in text
     assert "With one order for all examples the largest area of faithfulness is" in text
+    wide = case["areas"].filter(measure="faithfulness", ranking="attribution").pivot("scope", index="id", values="area")
+    ends = stats.ttest_rel(wide["own"], wide["shared"]).confidence_interval(0.95)
+    assert f"each example's own order does better than the shared one by {ends.low:.3f} to {ends.high:.3f}" in text
+    turned = case["areas"].with_columns(pl.col("scope").replace({"own": "shared", "shared": "own"}))
+    text = words.faithfulness_areas(case["summary"], case["differences"], turned)
+    assert f"the shared order does better than each example's own by {ends.low:.3f} to {ends.high:.3f}." in text
 
 
 def test_a_lead_within_chance_is_called_so() -> None:
@@ -154,9 +161,10 @@ def test_examples_left_out_and_missing_numbers_are_said() -> None:
     assert "too little to be divided by, or (1 of them) does not lower it." in words.faithfulness_curves(some["summary"], some["differences"], mixed)
     none = CASES["no example"]
     assert words.faithfulness_curves(none["summary"], none["differences"], none["areas"]).startswith("It cannot be told: no example")
-    assert words.faithfulness_areas(none["summary"], none["differences"]).startswith("It cannot be told: no example")
+    assert words.faithfulness_areas(none["summary"], none["differences"], none["areas"]).startswith("It cannot be told: no example")
     for name in ("one example", "one ranking"):
         case = CASES[name]
-        text = words.faithfulness_curves(case["summary"], case["differences"], case["areas"]) + words.faithfulness_areas(case["summary"], case["differences"])
+        tables_of = case["summary"], case["differences"], case["areas"]
+        text = words.faithfulness_curves(*tables_of) + words.faithfulness_areas(*tables_of)
         assert "nan" not in text and "None" not in text
         assert ("cannot be told" if name == "one example" else "no other was tried") in text

@@ -3,6 +3,7 @@
 import polars as pl
 
 from headflow.attribution.faithfulness import Leader, leader
+from headflow.charts import numbers
 from headflow.reporting.words import counted, interval, listed, percent
 
 ORDERS = {
@@ -22,7 +23,7 @@ def faithfulness_curves(summary: pl.DataFrame, differences: pl.DataFrame, areas:
     return f"{start}. {_few(summary, first, row, level)}{_beside_attribution(first, summary, differences, 1 - confidence)}{_left_out(areas)}"
 
 
-def faithfulness_areas(summary: pl.DataFrame, differences: pl.DataFrame, *, confidence: float = 0.95) -> str:
+def faithfulness_areas(summary: pl.DataFrame, differences: pl.DataFrame, areas: pl.DataFrame, *, confidence: float = 0.95) -> str:
     """Which ranking names the heads that cannot be spared, and whether one order for all examples does as well."""
     alpha = 1 - confidence
     first = leader(summary, differences, scope="own", measure="completeness", alpha=alpha)
@@ -34,12 +35,26 @@ def faithfulness_areas(summary: pl.DataFrame, differences: pl.DataFrame, *, conf
     if shared is None:
         return text
     best = _row(summary, shared.ranking, "shared", "faithfulness")
-    own = leader(summary, differences, scope="own", measure="faithfulness", alpha=alpha)
-    assert own is not None  # the same examples
     return (
-        f"{text} With one order for all examples the largest area of faithfulness is {_estimate(best)}, by "
-        f"{ORDERS[shared.ranking]}{_told(shared)}. With each example's own order it is {area(own.area)}."
+        f"{text} With one order for all examples the largest area of faithfulness is {_estimate(best)}, by {ORDERS[shared.ranking]}{_told(shared)}."
+        f"{_own_against_shared(areas, confidence)}"
     )
+
+
+def _own_against_shared(areas: pl.DataFrame, confidence: float) -> str:
+    """Whether heads differ from example to example: the first ranking's own order against the one that all share, paired."""
+    rows = areas.filter(pl.col("used"), pl.col("measure") == "faithfulness", pl.col("ranking") != "random")
+    if rows.is_empty():
+        return ""
+    ranking = rows["ranking"][0]
+    wide = rows.filter(pl.col("ranking") == ranking).pivot("scope", index="id", values="area")
+    _, low, high = numbers.interval((wide["own"] - wide["shared"]).to_numpy(), confidence)
+    start = f" Ordered by {ORDERS[ranking]},"
+    if low > 0:
+        return f"{start} each example's own order does better than the shared one by {low:.3f} to {high:.3f}: which heads matter differs between examples."
+    if high < 0:
+        return f"{start} the shared order does better than each example's own by {-high:.3f} to {-low:.3f}."
+    return f"{start} whether each example's own order does better than the shared one cannot be told (difference {interval(low, high, signed=True)})."
 
 
 def area(value: float | None) -> str:
