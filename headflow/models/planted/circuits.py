@@ -82,6 +82,10 @@ class Response:
     def __call__(self, pool: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         return self.linear * pool + self.slope * np.maximum(0.0, pool - self.threshold)
 
+    def derivative(self, pool: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Change of the response by the pool; on the kink that of the side below."""
+        return self.linear + self.slope * (pool > self.threshold)
+
 
 @dataclass(frozen=True)
 class Circuit:
@@ -132,17 +136,18 @@ class Circuit:
         Raises:
             HeadflowError: the mask has another shape, or the category is missing or unknown.
         """
-        mask = np.asarray(mask, float)
-        if mask.shape[-2:] != (self.layers, self.heads):
-            raise HeadflowError(f"planted circuit {self.name!r} has {self.layers} layers × {self.heads} heads, the mask {list(mask.shape[-2:])}")
-        if category not in ((None, *CATEGORIES) if self.categories == (None,) else CATEGORIES):
-            raise HeadflowError(f"planted circuit {self.name!r}: category {category!r} is not one of {', '.join(CATEGORIES)}")
-        total, pool = np.zeros(mask.shape[:-2]), np.zeros(mask.shape[:-2])
+        total, pool = self._sums(mask, category)
+        return total if self.response is None else total + self.response(pool)
+
+    def gradient(self, mask: Float[np.ndarray, "*masks layers heads"], category: str | None = None) -> Float[np.ndarray, "*masks layers heads"]:
+        """The derivative of :meth:`value` by every head's gate: what gate gradients measure on the model."""
+        _, pool = self._sums(mask, category)
+        slope = 0.0 if self.response is None else self.response.derivative(pool)
+        gradient = np.zeros((*pool.shape, self.layers, self.heads))
         for reader in self.readers:
             if reader.category in (None, category):
-                part = reader.weight * mask[..., reader.layer, reader.head]
-                total, pool = (total, pool + part) if reader.pooled else (total + part, pool)
-        return total if self.response is None else total + self.response(pool)
+                gradient[..., reader.layer, reader.head] = reader.weight * (slope if reader.pooled else 1.0)
+        return gradient
 
     def subsets(self) -> Bool[np.ndarray, "subsets layers heads"]:
         """Every mask over the carriers, the other heads intact; in the order of :func:`headflow.models.planted.games.coalitions`."""
@@ -178,6 +183,20 @@ class Circuit:
             if category is None or reader.category in (None, category):
                 grid[reader.place] = True
         return grid
+
+    def _sums(self, mask: np.ndarray, category: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """What direct readers add to the logit and what pooled ones bring together, ``[*masks]`` each."""
+        mask = np.asarray(mask, float)
+        if mask.shape[-2:] != (self.layers, self.heads):
+            raise HeadflowError(f"planted circuit {self.name!r} has {self.layers} layers × {self.heads} heads, the mask {list(mask.shape[-2:])}")
+        if category not in ((None, *CATEGORIES) if self.categories == (None,) else CATEGORIES):
+            raise HeadflowError(f"planted circuit {self.name!r}: category {category!r} is not one of {', '.join(CATEGORIES)}")
+        total, pool = np.zeros(mask.shape[:-2]), np.zeros(mask.shape[:-2])
+        for reader in self.readers:
+            if reader.category in (None, category):
+                part = reader.weight * mask[..., reader.layer, reader.head]
+                total, pool = (total, pool + part) if reader.pooled else (total + part, pool)
+        return total, pool
 
     def _grid(self, solve: Callable[[np.ndarray], np.ndarray], category: str | None) -> Float[np.ndarray, "layers heads"]:
         grid = np.zeros((self.layers, self.heads))

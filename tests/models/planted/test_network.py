@@ -44,6 +44,15 @@ def test_gates_between_mix_as_the_closed_form_says(name: str, captured: Callable
 
 
 @pytest.mark.parametrize("name", CIRCUITS)
+def test_gate_gradients_are_the_derivatives_of_the_closed_form(name: str, captured: Callable, chosen: list) -> None:
+    circuit, category = CIRCUITS[name], chosen[0]["meaning_category"]
+    corners = np.random.default_rng(6).random((24, circuit.layers, circuit.heads)) < 0.5
+    values, gradients = gate_gradients(captured(name)[0], corners)
+    assert np.abs(values - circuit.value(corners, category)).max() < EXACT
+    assert np.abs(gradients - circuit.gradient(corners, category)).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", CIRCUITS)
 def test_it_answers_and_stops(name: str, planted: Callable, pictures: pl.DataFrame) -> None:
     explain = pictures.filter(pl.col("split") == "explain")
     assert planted(name).answer(explain["image"].to_list(), explain["question"][0]) == explain["answer"].to_list()
