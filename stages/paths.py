@@ -5,6 +5,7 @@ from pathlib import Path
 DATA = Path("data")
 REPORTS = Path("reports")
 EXAMPLES = DATA / "examples.parquet"
+FOUND_PLANTED = DATA / "found_planted.parquet"
 
 
 def model_dir(model: str) -> Path:
