@@ -49,7 +49,7 @@ def embedded(source: str) -> Subject:
     return _subject("embedded", lvlm)
 
 
-def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24, head_width: int = 64) -> Subject:
+def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24, head_width: int = 64, spread: float = 0.02) -> Subject:
     """A LLaVA of random weights with 576 image tokens; it borrows the tokenizer of the small model.
 
     Args:
@@ -57,6 +57,7 @@ def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24, 
         layers, width: of the language model; its MLP is 8/3 times the width.
         patches: image tokens along each side.
         head_width: of each head of the language model, of which it has width / head_width.
+        spread: standard deviation of the language model's weights; the larger, the more its heads act on each other.
     """
     donor = headflow.load(source, device_map="cpu").processor
     size, patch = 14 * patches, 14
@@ -65,6 +66,7 @@ def large(source: str, *, layers: int = 8, width: int = 768, patches: int = 24, 
     text = LlamaConfig(
         vocab_size=32_000, hidden_size=width, intermediate_size=8 * width // 3, num_hidden_layers=layers, num_attention_heads=width // head_width,
         max_position_embeddings=2048, bos_token_id=begin, eos_token_id=end, pad_token_id=pad,
+        initializer_range=spread,
     )  # fmt: skip
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=donor.tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=patches**2,

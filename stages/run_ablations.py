@@ -1,5 +1,6 @@
 """Run every example under every mask, or until it is known well enough, and take gradients; finished work is kept in the result store."""
 
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import polars as pl
 from PIL import ImageOps
 
-from headflow.attribution.adaptive import run_until_precise
+from headflow.attribution.adaptive import FIRST, LOOK, run_until_precise
 from headflow.attribution.masks import unpack
 from headflow.attribution.regression import resolve_estimator
 from headflow.attribution.shapley import mask_weights
@@ -40,8 +41,10 @@ def main(params: Params, key: str) -> None:
     table = table.filter(~corner)
     masks = unpack(table["bits"].to_list(), prepared.layers, prepared.heads)
     starts = [i for i, (before, now) in enumerate(zip([None, *table["purpose"]], table["purpose"], strict=False)) if before != now]
-    # Fit masks stand at the end, so that a run may stop before it has done them all.
+    # Records end where an early stop looks first, in runs without early stops too, so that either kind finds the other's work.
     first_fit = table["purpose"].index_of("fit")
+    starts += [first_fit + look for look in (FIRST, LOOK) if first_fit + look < len(masks)]
+    # Fit masks stand at the end, so that a run may stop before it has done them all.
     estimator = resolve_estimator(params.fit.estimator, masks[first_fit:], gradients=len(corners) > 0)
     # Plain regression needs two masks a head to tell heads apart.
     least = 0 if estimator in ("prior", "gradient", "lasso") else 2 * prepared.layers * prepared.heads
@@ -101,12 +104,21 @@ def main(params: Params, key: str) -> None:
             else:
                 others = run_example(store, context, masks[:first_fit], prepare, starts=[start for start in starts if start < first_fit], **options)
                 ends = tuple(others[table["purpose"].index_of(purpose)] for purpose in ("intact", "ablated"))
+
+                def measure(upto: int, context: str = context, prepare: Callable = prepare) -> np.ndarray:
+                    cuts = [start for start in (0, FIRST, LOOK) if start < upto]
+                    batch = params.ablation.batch_size
+                    # What a look before this one found is not counted again.
+                    counting = lambda computed, found: bar.advance(computed)  # noqa: E731
+                    return run_example(store, context, masks[first_fit : first_fit + upto], prepare, starts=cuts, batch_size=batch, done=counting)
+
+                before = bar.done
                 values, _ = run_until_precise(
-                    masks[first_fit:],
-                    lambda upto: run_example(store, context, masks[first_fit : first_fit + upto], prepare, **options),  # noqa: B023
+                    masks[first_fit:], measure,
                     params.masks.precision, least=least, estimator=estimator, gradients=gradients, estimand=params.masks.estimand, ends=ends, weights=weights,
                     names=[row["id"]], seed=params.fit.seed,
                 )  # fmt: skip
+                bar.skip(len(masks) - first_fit - (bar.done - before))  # found in the store, or not needed
                 values = np.concatenate([others, values])
             results.append(pl.DataFrame({"id": [row["id"]] * len(values), "mask": table["mask"][: len(values)], "target": values.astype(np.float64)}))
     targets = pl.concat(results)

@@ -12,14 +12,15 @@ from jaxtyping import Bool, Float
 from headflow.attribution.budget import relative_error
 from headflow.attribution.regression import fit
 
-LOOK = 64  # masks between looks at least; the length of a record in the result store, so that every look ends with a whole one
+FIRST = 32  # masks before the first look
+LOOK = 64  # masks between later looks at least; the length of a record in the result store, so that every look ends with a whole one
 GROWTH = 1.25  # later looks lie further apart: many looks at one error find it small by chance
 MARGIN = 1.1  # an error has to be this much below the wanted one before it is believed: the smallest of several looks flatters
 
 
 def looks(count: int) -> list[int]:
-    """Numbers of masks after which the error is looked at: multiples of 64, each at least 1.25 times the one before, and ``count``."""
-    found, at = [], LOOK
+    """Numbers of masks after which the error is looked at: 32, then multiples of 64, each at least 1.25 times the one before, and ``count``."""
+    found, at = [FIRST] if count > FIRST else [], LOOK
     while at < count:
         found.append(at)
         at = max(at + LOOK, int(np.ceil(at * GROWTH / LOOK)) * LOOK)
