@@ -97,3 +97,26 @@ def cluster_names(head_clusters: pl.DataFrame) -> list[str]:
 def grouped(head_clusters: pl.DataFrame) -> pl.DataFrame:
     """The heads that carry enough to be grouped; the others are in cluster -1."""
     return head_clusters.filter(pl.col("cluster") >= 0)
+
+
+def cluster_objects(cluster_names: pl.DataFrame, names: list[str] | None = None, noun: str = "object") -> alt.Chart:
+    """Which objects each cluster serves more or less than others: its part of an example's attributions; outlined where q is below 0.05."""
+    counts = cluster_names.group_by("name").agg(pl.col("examples").max()).sort(["examples", "name"], descending=[True, False])
+    kept = set(counts["name"].head(MOST_NAMES).to_list())
+    columns = [name for name in names or sorted(kept) if name in kept]
+    cells = theme.drawable(cluster_names.filter(pl.col("name").is_in(list(kept)))).with_columns(
+        pl.col("cluster").cast(pl.String), (pl.col("q") < 0.05).fill_null(False).alias("clear")
+    )
+    return (
+        alt.Chart(cells)
+        .mark_rect(stroke=theme.INK, cornerRadius=2)
+        .encode(
+            y=alt.Y("cluster:N", title="cluster"),
+            x=alt.X("name:N", title=noun, scale=alt.Scale(domain=columns), axis=alt.Axis(labelAngle=-40 if len(columns) > 6 else 0, labelLimit=90)),
+            color=theme.signed("excess", cells, "part of the attributions above that for others", orient="top", direction="horizontal"),
+            strokeWidth=alt.condition("datum.clear", alt.value(1.6), alt.value(0)),
+            tooltip=["cluster:N", alt.Tooltip("name:N", title=noun), alt.Tooltip("part:Q", format="+.1%"), alt.Tooltip("excess:Q", format="+.1%"),
+                     alt.Tooltip("q:Q", format=".3f"), "examples:Q"],
+        )
+        .properties(width=theme.WIDTH, height=110 + 26 * cells["cluster"].n_unique(), autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+    )  # fmt: skip

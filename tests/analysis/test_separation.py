@@ -7,6 +7,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
 from headflow.analysis.distances import cosine_distances
+from headflow.analysis.permutations import Exchange
 from headflow.analysis.separation import measure, separation
 from headflow.tables import SEPARATION
 
@@ -107,3 +108,31 @@ def test_the_seed_matters_and_repeats():
     vectors = np.random.default_rng(0).normal(size=(8, 4))
     one, same, other = (separation(vectors, labels, permutations=49, seed=seed) for seed in (1, 1, 2))
     assert one.equals(same) and not one.equals(other)
+
+
+def test_questions_about_one_picture_are_no_independent_witnesses():
+    """Vectors depend on the picture, labels do not matter: without pictures every p-value is far too small, with them it is uniform."""
+    blind, aware = [], []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        labels = pl.DataFrame({"looks_style": np.repeat(random.permutation(np.repeat(["a", "b", "c"], 4)), 3)})
+        vectors = np.repeat(random.normal(size=(12, 6)), 3, axis=0) + 0.3 * random.normal(size=(36, 6))
+        exchange = Exchange(np.repeat(np.arange(12), 3).tolist(), ["object", "colour", "count"] * 12)
+        for found, how in ((blind, None), (aware, exchange)):
+            found.append(separation(vectors, labels, exchange=how, permutations=99, seed=seed).select("silhouette_p", "purity_p", "explained_p").row(0))
+    grid = np.linspace(0.1, 0.9, 9)
+    reached = (np.array(aware)[:, None, :] <= grid[None, :, None]).mean(0)
+    assert (reached < grid[:, None] + 0.115).all()
+    assert np.abs(reached[:, [0, 2]] - grid[:, None]).max() < 0.115
+    assert (np.mean(np.array(blind) <= 0.05, axis=0) > 0.5).all()
+
+
+def test_neighbours_and_companions_are_of_other_pictures():
+    vectors = np.repeat(np.eye(4), 2, axis=0)  # pairs of equal vectors, each pair of one picture
+    distances = cosine_distances(vectors)
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    picture = np.repeat(np.arange(4), 2)
+    alone, apart = measure(distances, labels[None], 1), measure(distances, labels[None], 1, picture)
+    assert alone.purity[0] == 1 and alone.silhouette[0] > 0.2
+    assert apart.purity[0] < 1 and apart.silhouette[0] == pytest.approx(0)
+    assert alone.explained[0] == apart.explained[0]

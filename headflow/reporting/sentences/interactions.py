@@ -1,0 +1,51 @@
+"""What the figures about pairs of heads show."""
+
+import polars as pl
+
+from headflow.charts.numbers import interval as mean_interval
+from headflow.reporting.words import chance, correlation, counted, interval, number, spelled
+
+
+def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits") -> str:
+    """How many pairs were found of each kind, and the clearest."""
+    if table.is_empty():
+        return "No pair of heads was left to test: what the sum over heads does not explain follows no pair."
+    found = table.filter(pl.col("kind") != "unclear")
+    tested = counted(table.height, "pair")
+    if found.is_empty():
+        best = table.sort("p").row(0, named=True)
+        return (
+            f"Whether any two heads compensate for or need each other cannot be told: of {tested} tested none stands out (closest: {_pair(best)}, "
+            f"{number(best['effect'], signed=True)} {unit}, {chance(best['p'])} before correction)."
+        )
+    parts = []
+    for kind, what in (("compensate", "compensating for each other"), ("need each other", "needing each other")):
+        some = found.filter(pl.col("kind") == kind)
+        if some.is_empty():
+            continue
+        top = some.sort(pl.col("effect").abs(), descending=True).row(0, named=True)
+        parts.append(
+            f"{spelled(some.height).lower()} {'pair' if some.height == 1 else 'pairs'} of heads {what} (largest: {_pair(top)}, {number(top['effect'], signed=True)} "
+            f"{unit}, {interval(top['low'], top['high'], signed=True)})"
+        )
+    text = " and ".join(parts)
+    return f"{text[0].upper()}{text[1:]}, among {tested} tested; about {level:.0%} of such findings are expected to be false."
+
+
+def pair_fits(fits: pl.DataFrame, confidence: float = 0.95) -> str:
+    """Whether the pairs improve the held-out fit (paired over examples)."""
+    known = fits.drop_nulls(["held_out_r", "held_out_r_pairs"])
+    if known.is_empty():
+        return "Whether pairs improve the fit cannot be told: no example has a held-out correlation."
+    before, after = float(known["held_out_r"].mean()), float(known["held_out_r_pairs"].mean())
+    _, low, high = mean_interval((known["held_out_r_pairs"] - known["held_out_r"]).to_numpy(), confidence)
+    start = f"With the pairs the mean held-out correlation is {correlation(after)}, without them {correlation(before)}"
+    if low > 0:
+        return f"{start}: they explain a part of what the sum over heads misses (difference {interval(low, high, signed=True)})."
+    if high < 0:
+        return f"{start}: they make the prediction worse (difference {interval(low, high, signed=True)})."
+    return f"{start}: that they help cannot be told (difference {interval(low, high, signed=True)})."
+
+
+def _pair(row: dict) -> str:
+    return f"L{row['layer']} H{row['head']} and L{row['other_layer']} H{row['other_head']}"

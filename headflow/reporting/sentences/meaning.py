@@ -1,0 +1,76 @@
+"""Meaning or looks, in one sentence, and what stands beside it."""
+
+import polars as pl
+
+from headflow.analysis.verdict import BOTH, LOOKS, MEANING, MORE_LOOKS, MORE_MEANING, verdict
+from headflow.charts.examples import plain
+from headflow.reporting.sentences.heads import holm
+from headflow.reporting.words import chance, correlation, interval, listed, number, percent
+
+ALPHA = 0.05
+
+
+def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame) -> str:
+    """Which way it came out: do the heads follow meaning, looks, both, or can it not be told?"""
+    found = verdict(contrasts)
+    if found.reason == "labels":
+        return "Meaning or looks: it cannot be told, as the examples do not carry labels of both kinds with values that occur twice."
+    if found.reason == "pairs":
+        empty = groups.filter(pl.col("look") == "looks", pl.col("pairs") < 2)
+        few = f" (same object: {listed(['yes' if some else 'no' for some in empty['same_meaning']])})" if len(empty) else ""
+        return f"Meaning or looks: it cannot be told, as some kinds of pairs are missing or too few{few}; more pictures of the same objects would help."
+    means = {(row["same_meaning"], row["same_look"]): row["similarity"] for row in groups.filter(pl.col("look") == "looks").iter_rows(named=True)}
+    meaning, looks, direct = (found.contrasts[name] for name in ("meaning", "looks", "meaning - looks"))
+    evidence = (
+        f"two pictures of the same object in different looks have attributions that are alike by {number(means[True, False])} (cosine), two of different "
+        f"objects in the same look by {number(means[False, True])} (difference {interval(direct['low'], direct['high'], signed=True)}), and two that share "
+        f"neither by {number(means[False, False])}"
+    )
+    gains = f"sharing the object adds {_span(meaning)}, sharing the look {_span(looks)}"
+    start = {
+        MEANING: "The heads follow what the thing is, not how it looks",
+        LOOKS: "The heads follow how the thing looks, not what it is",
+        MORE_MEANING: "The heads follow both, but what the thing is more than how it looks",
+        MORE_LOOKS: "The heads follow both, but how the thing looks more than what it is",
+        BOTH: "The heads follow both what the thing is and how it looks; which of the two more cannot be told",
+    }.get(found.outcome, "Whether the heads follow what the thing is or how it looks cannot be told")
+    caution = "; an effect of looks smaller than that interval is not ruled out" if found.outcome == MEANING else ""
+    caution = "; an effect of meaning smaller than that interval is not ruled out" if found.outcome == LOOKS else caution
+    return f"{start}: {evidence}; {gains}{caution}."
+
+
+def unique_effects(table: pl.DataFrame) -> str:
+    """What each kind explains beyond the other, and which single labels do (Holm-corrected within the two questions)."""
+    kinds = [row for row in table.iter_rows(named=True) if row["label"] == row["kind"] and row["unique"] is not None and row["given"] is not None]
+    if not kinds:
+        return "What meaning explains beyond looks cannot be told: too few examples for so many labels, or labels of one kind only."
+    parts = []
+    for row, p in zip(kinds, holm([row["unique_p"] for row in kinds]), strict=True):
+        amount = f"{percent(row['unique'])} of the variance of attributions where chance gives {percent(row['unique_chance'])} ({chance(p)})"
+        parts.append(f"beyond {row['given']}, {row['kind']} explains {amount}" if p < ALPHA else f"that {row['kind']} explains more than chance does beyond {row['given']} cannot be told: {amount}")
+    text = "; ".join(parts)
+    labels = [row for row in table.iter_rows(named=True) if row["label"] != row["kind"] and row["unique"] is not None]
+    clear = [plain(row["label"]) for row, p in zip(labels, holm([row["unique_p"] for row in labels]) if labels else [], strict=True) if p < ALPHA]
+    more = f" Single labels that do: {listed(clear)}." if clear else " No single label does after correction."
+    return f"{text[0].upper()}{text[1:]}.{more}"
+
+
+def similarities(table: pl.DataFrame) -> str:
+    """Which similarities go with the similarity of attributions once the others are held constant."""
+    names = {"meaning": "agreement in meaning", "looks": "agreement in looks", "vision": "likeness to the vision tower"}
+    rows = [row for row in table.iter_rows(named=True) if row["what"] in names and row["partial_low"] is not None]
+    if not rows:
+        return "What goes with the similarity of attributions cannot be told: there are too few pairs, or only one kind of similarity."
+    told = [row for row in rows if row["partial_low"] > 0 or row["partial_high"] < 0]
+    rest = [names[row["what"]] for row in rows if row not in told]
+    if not told:
+        return f"Neither {' nor '.join(rest)} can be told to go with the similarity of attributions once the others are held constant."
+    parts = [
+        f"{names[row['what']]} (partial correlation {correlation(row['partial'])}, {interval(row['partial_low'], row['partial_high'])})" for row in told
+    ]
+    text = f"Pictures are served by like heads with {listed(parts)}, each with the others held constant"
+    return f"{text}; for {listed(rest)} no such link can be told." if rest else f"{text}."
+
+
+def _span(row: dict) -> str:
+    return f"{number(row['difference'], signed=True)} ({interval(row['low'], row['high'], signed=True)})"

@@ -1,0 +1,84 @@
+"""Sentences about meaning and looks, pairs of heads and the stability of clusters say which way it came out, and no more."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from headflow.analysis.pairs import look_pairs, make_pairs, similarities
+from headflow.analysis.permutations import Exchange
+from headflow.analysis.unique_effects import unique_effects
+from headflow.reporting.sentences import clusters, interactions, meaning
+from headflow.tables import CLUSTER_NAMES, CLUSTERS, INTERACTION_FITS
+from tests.analysis.test_pairs import world
+from tests.charts.test_meaning import some_pairs
+
+EXCHANGE = Exchange(range(60))
+
+
+def made(**planted):
+    vectors, labels, vision = world(np.random.default_rng(0), count=60, meanings=3, **planted)
+    pairs = make_pairs(vectors, labels, EXCHANGE, vision)
+    tables = look_pairs([str(index) for index in range(60)], pairs, EXCHANGE, draws=199)
+    return tables, unique_effects(vectors, labels, EXCHANGE, permutations=99), similarities(pairs, EXCHANGE, permutations=19, draws=99)
+
+
+@pytest.mark.parametrize(
+    ("planted", "start"),
+    [
+        ({"meaning": 1.5}, "The heads follow what the thing is, not how it looks"),
+        ({"looks": 1.5}, "The heads follow how the thing looks, not what it is"),
+        ({"meaning": 1.5, "looks": 0.7}, "The heads follow both, but what the thing is more"),
+        ({}, "Whether the heads follow what the thing is or how it looks cannot be told"),
+    ],
+)
+def test_the_sentence_says_which_way_it_came_out(planted, start):
+    assert meaning.look_pairs(*made(**planted)[0]).startswith(start)
+
+
+def test_unique_effects_and_similarities():
+    _, unique, alike = made(meaning=1.5)
+    said = meaning.unique_effects(unique)
+    assert said.startswith("Beyond looks, meaning explains") and "that looks explains more than chance" in said and said.endswith("do: name.")
+    said = meaning.similarities(alike)
+    assert "agreement in meaning (partial correlation" in said and "no such link" in said
+    assert "cannot be told" in meaning.unique_effects(unique.clear())
+    assert "cannot be told" in meaning.similarities(alike.clear())
+
+
+def test_missing_labels_and_pairs_are_named():
+    (groups, contrasts), *_ = made(meaning=1.5)
+    assert "labels of both kinds" in meaning.look_pairs(groups.clear(), contrasts.clear())
+    unknown = contrasts.with_columns(low=pl.lit(None, pl.Float64), high=pl.lit(None, pl.Float64))
+    assert "missing or too few" in meaning.look_pairs(groups, unknown)
+
+
+def test_pairs_of_heads():
+    said = interactions.top_pairs(some_pairs())
+    assert "compensating for each other" in said and "needing each other" in said and "among 30 pairs tested; about 5%" in said
+    assert "cannot be told" in interactions.top_pairs(some_pairs().with_columns(kind=pl.lit("unclear")))
+    assert interactions.top_pairs(some_pairs(0)).startswith("No pair")
+
+
+def test_the_gain_from_pairs():
+    schema = {name: column.dtype for name, column in INTERACTION_FITS.columns.items()}
+    rows = [{"id": str(i), "held_out_r": 0.9 + i / 1000, "held_out_r2": 0.8, "held_out_r_pairs": 0.95 + i / 900, "held_out_r2_pairs": 0.9} for i in range(9)]
+    fits = pl.DataFrame(rows, schema=schema)
+    assert "explain a part of what the sum over heads misses" in interactions.pair_fits(fits)
+    assert "that they help cannot be told" in interactions.pair_fits(fits.with_columns(held_out_r_pairs="held_out_r"))
+    assert "cannot be told" in interactions.pair_fits(fits.clear())
+
+
+def test_clusters():
+    row = {"cluster": 0, "heads": 4, "share": 0.5, "silhouette": 0.6, "stability": 0.9, "first_layer": 1, "middle_layer": 1.5, "last_layer": 2, "layer": 1, "head": 0}
+    table = pl.DataFrame([row, row | {"cluster": 1, "heads": 1, "last_layer": 1, "stability": 0.4}], schema={n: c.dtype for n, c in CLUSTERS.columns.items()})
+    metrics = {"stability": 0.9, "stability_low": 0.7, "stability_high": 1.0, "split_half_silhouette_p": 0.001}
+    said = clusters.stability(metrics, table)
+    assert said.startswith("The clusters are stable") and "hold on the other" in said and said.endswith("cluster 1.")
+    assert "do not hold" in clusters.stability(metrics | {"split_half_silhouette_p": 0.4}, table.head(1))
+    assert clusters.stability({}, table.head(1)).startswith("No cluster structure")
+    names = pl.DataFrame(
+        [{"cluster": 0, "name": "cat", "examples": 5, "attribution": 3.0, "part": 0.6, "excess": 0.3, "p": 0.001, "q": 0.004}],
+        schema={name: column.dtype for name, column in CLUSTER_NAMES.columns.items()},
+    )
+    said = clusters.contents(table, names)
+    assert "Cluster 0 (4 heads, layers 1 to 2, 50% of the summed attributions) serves “cat” more" in said and "cluster 1 (1 head, layer 1" in said
