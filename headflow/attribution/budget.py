@@ -14,11 +14,12 @@ from headflow.errors import HeadflowError
 
 GRADIENT_RUN = 2.7
 
-# Relative errors of attributions on the embedded model (48 heads, 12 scenes, object question; `python -m bench estimators`), as constants of the laws
-# below. They depend on how much the heads of a model interact: a plan is a first guess, and `precision` in the params is what holds.
-_FOLDOVER = 0.65  # error of foldover: this × √(heads / masks)
-_CORNERS = 0.19  # error of the mean gradient: this / √corners, down to its bias
-_SLOWEST = 4.0  # masks a head from which a prior gains nothing more on plain regression
+# Relative errors of attributions on the embedded model (48 heads, 8 scenes, object question; `python -m bench estimators`), as constants of the laws
+# below, which meet the prior form there within 15 %. They depend on how much the heads of a model act on each other: a plan is a first guess, and
+# `precision` in the params is what holds.
+_FOLDOVER = 0.095  # error of foldover: this × √(heads / masks)
+_CORNERS = 0.21  # sampling error of the mean gradient: this / √corners
+_BIAS = 0.025  # what remains of it however many corners there are
 
 
 def forwards(masks: int | np.ndarray, corners: int | np.ndarray) -> float | np.ndarray:
@@ -52,9 +53,9 @@ class Plan:
 def plan(heads: int, precision: float, *, gradients: bool = True) -> Plan:
     """The cheapest plan that is expected to bring attributions of ``heads`` heads (layers × heads) to a relative error of ``precision``.
 
-    Laws, with constants from the embedded model: foldover 0.65·√(heads / masks), from two masks a head on (fewer leave heads mixed up); the mean
-    gradient 0.19 / √corners whatever the number of heads; the prior form adds up their precisions, 1/error² = 1/gradient² + 1/foldover².
-    A gradient alone is never planned, as its bias cannot be told without masks: with gradients there are masks enough (32) to see it.
+    Laws, with constants from the embedded model: foldover 0.095·√(heads / masks), from two masks a head on (fewer leave heads mixed up); the mean
+    gradient √(0.21² / corners + 0.025²), whatever the number of heads; the prior form adds up their precisions, 1/error² = 1/gradient² +
+    1/foldover². A gradient alone is never planned, as its bias cannot be told without masks: with gradients there are masks enough (32) to see it.
 
     Raises:
         HeadflowError: no heads, or a precision outside (0, 1).
@@ -64,9 +65,9 @@ def plan(heads: int, precision: float, *, gradients: bool = True) -> Plan:
     plain = _even(max((_FOLDOVER / precision) ** 2 * heads, 2 * heads))
     plans = [Plan("foldover_hadamard", "foldover", 0, plain, float(plain), _FOLDOVER * np.sqrt(heads / plain))]
     for corners in (2, 4, 8, 16, 32, 64, 128) if gradients else ():
-        missing = max(1 / precision**2 - corners / _CORNERS**2, 0.0)
-        masks = _even(max(missing * _FOLDOVER**2 * heads, 32))
-        reached = 1 / np.sqrt(corners / _CORNERS**2 + masks / heads / _FOLDOVER**2)
+        known = 1 / (_CORNERS**2 / corners + _BIAS**2)
+        masks = _even(max((1 / precision**2 - known) * _FOLDOVER**2 * heads, 32))
+        reached = 1 / np.sqrt(known + masks / heads / _FOLDOVER**2)
         plans.append(Plan("foldover_hadamard", "prior", corners, masks, float(forwards(masks, corners)), float(reached)))
     return min(plans, key=lambda one: one.forwards)
 

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from headflow.attribution.frames import attribution_grid, target_matrix
+from headflow.attribution.frames import attribution_grid, gradient_array, masks_done, target_matrix
 from headflow.attribution.masks import sample_masks
 from headflow.attribution.regression import fit
 from headflow.attribution.results import attributions_table, fits_table, predictions_table
@@ -56,3 +56,21 @@ def test_an_incomplete_grid_is_named():
     frame = attributions_table(["x", "b"], fit(sample_masks(2, 3, 30), np.random.default_rng(0).normal(size=(2, 30))), np.zeros((2, 2, 3)))
     with pytest.raises(HeadflowError, match="0 rows for example b, layer 1, head 2"):
         attribution_grid(frame[:-1])
+
+
+def test_gradients_come_out_by_example_and_corner():
+    frame = pl.DataFrame(
+        {"id": ["b", "a", "a", "b"], "mask": [2, 1, 2, 1], "target": [0.0] * 4, "gradient": [[21.0, 22], [11, 12], [31, 32], [41, 42]]},
+        schema_overrides={"gradient": pl.List(pl.Float32)},
+    )
+    np.testing.assert_array_equal(gradient_array(frame, ["a", "b"], [1, 2], 1, 2), [[[[11, 12]], [[31, 32]]], [[[41, 42]], [[21, 22]]]])
+    assert gradient_array(frame, ["a"], [], 1, 2) is None
+    with pytest.raises(HeadflowError, match="no entries for example c, mask 1"):
+        gradient_array(frame, ["c"], [1], 1, 2)
+    with pytest.raises(HeadflowError, match="holds 2 heads, the model has 1 layers × 3 heads"):
+        gradient_array(frame, ["a"], [1], 1, 3)
+
+
+def test_masks_done_counts_those_that_were_asked_for():
+    assert masks_done(TARGETS, ["a", "b", "x"], [7, 9, 11]).tolist() == [2, 2, 0]
+    assert masks_done(TARGETS, ["a", "c"], [9]).tolist() == [1, 0]

@@ -14,6 +14,7 @@ from headflow.attribution import masks as masks_module
 from headflow.attribution import regression
 from headflow.attribution.hadamard import order_at_least
 from headflow.attribution.masks import (
+    FIRST_CORNER,
     FIRST_FIT,
     FIRST_HELD_OUT,
     FIRST_SINGLE,
@@ -21,6 +22,7 @@ from headflow.attribution.masks import (
     mask_table,
     pack,
     resolve_design,
+    sample_corners,
     sample_masks,
     unpack,
 )
@@ -169,3 +171,44 @@ def test_sampling_masks_imports_no_heavy_library():
 def test_the_params_offer_the_designs_and_estimators_that_there_are():
     assert set(get_args(params.Design)) == set(get_args(masks_module.Design))
     assert set(get_args(params.Estimator)) == set(get_args(regression.Estimator))
+
+
+def test_corners_stand_at_the_end_under_ids_of_their_own_and_grow():
+    short, long = (mask_table(6, 8, count=64, corners=corners, held_out=16, seed=5) for corners in (4, 12))
+    MASKS.check(long, "test")
+    corners = long.filter(purpose="corner")
+    assert corners["mask"].to_list() == list(range(FIRST_CORNER, FIRST_CORNER + 12))
+    assert long.tail(12).equals(corners)
+    np.testing.assert_array_equal(unpack(corners["bits"].to_list(), 6, 8), sample_corners(6, 8, 12, seed=5))
+    assert short.equals(short.select("mask").join(long, on="mask", maintain_order="left"))
+    # with gradients an orthogonal design is taken from the first mask on
+    fit = unpack(long.filter(purpose="fit")["bits"].to_list(), 6, 8)
+    np.testing.assert_array_equal(fit, sample_masks(6, 8, 64, design="foldover_hadamard", seed=5))
+    assert "corner" not in mask_table(6, 8, design="single", count=48, corners=8)["purpose"]
+
+
+def test_masks_for_shapley_values_are_drawn_by_their_kernel_and_judged_there():
+    table = mask_table(6, 8, estimand="shapley", count=64, corners=4, held_out=16, seed=5)
+    rows = {purpose: unpack(table.filter(purpose=purpose)["bits"].to_list(), 6, 8) for purpose in ("fit", "held_out", "corner")}
+    np.testing.assert_array_equal(rows["fit"], sample_masks(6, 8, 64, design="kernel", seed=5))
+    np.testing.assert_array_equal(rows["held_out"], sample_masks(6, 8, 16, design="kernel", seed=5, stream="held_out"))
+    np.testing.assert_array_equal(rows["corner"], sample_corners(6, 8, 4, estimand="shapley", seed=5))
+    with pytest.raises(HeadflowError, match="Shapley values need the design 'kernel'"):
+        mask_table(6, 8, design="bernoulli", estimand="shapley")
+    with pytest.raises(HeadflowError, match="masks.estimand = 'owen'"):
+        sample_corners(6, 8, 4, estimand="owen")
+    with pytest.raises(HeadflowError, match="at least two heads"):
+        sample_masks(1, 1, 4, design="kernel")
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ({"corners": 3}, "corners = 3: they come in pairs"),
+        ({"estimand": "shapley", "design": "bernoulli"}, "Shapley values need the design 'kernel'"),
+        ({"precision": 0.1, "design": "single"}, "design 'single' draws nothing"),
+    ],
+)
+def test_params_that_do_not_go_together_are_refused(masks, message):
+    with pytest.raises(ValueError, match=message):
+        params.MasksParams(**masks)

@@ -92,7 +92,7 @@ def test_more_masks_and_more_examples_compute_only_what_is_new(project: Project)
     explained = read_json(project.folder / "reports/metrics/run_ablations_tiny.json")["examples"]
     project.set_params(lambda params: params["masks"].update(count=192))
     project.dvc("repro", "run_ablations")
-    # 112 fit masks are one full block and one of 48; 192 are three full ones, of which two are new.
+    # 112 fit masks are blocks of 32, 32 and 48; 192 are 32, 32, 64 and 64, of which two are new.
     assert units() - before == 2 * explained
     new = TARGETS.read(project.folder / "data/targets/tiny.parquet")
     both = old.join(new, on=["id", "mask"])
@@ -102,7 +102,7 @@ def test_more_masks_and_more_examples_compute_only_what_is_new(project: Project)
     project.set_params(lambda params: params["examples"].update(count=10))
     project.dvc("repro", "run_ablations")
     more = read_json(project.folder / "reports/metrics/run_ablations_tiny.json")["examples"] - explained
-    blocks = 2 + 1 + 1 + 3  # intact, ablated; 48 single heads; 32 held out; 192 fit masks
+    blocks = 2 + 1 + 1 + 4 + 2  # intact, ablated; 48 single heads; 32 held out; 192 fit masks; 16 corners
     assert 0 < more <= 2 and units() - before == more * blocks
 
 
