@@ -272,7 +272,7 @@ RANKINGS = Table(
         "id": Column(_TEXT, "example; null in scope 'shared'"),
         "ranking": _RANKING, "scope": _SCOPE, "layer": _LAYER, "head": _HEAD,
         "score": Column(_REAL, "what the heads are ordered by: target units; attention a share, random a number without meaning"),
-        "place": Column(_INT, "place in the order of falling score, 0 = first"),
+        "place": Column(_INT, "place in the order of falling score, 0 = first; scores equal but for rounding by layer, then head"),
     },
 )  # fmt: skip
 

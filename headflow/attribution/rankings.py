@@ -1,7 +1,7 @@
 """Orders of heads, most important first: head attribution and its rivals, all from the same masked runs and gate gradients.
 
 A ranking orders the heads by a signed score, target units or shares: a head that lowers the target comes after one that does nothing.
-Equal scores are ordered by layer, then head, so that a ranking is the same every time.
+Scores that are equal but for rounding are ordered by layer, then head, so that a ranking is the same every time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +27,9 @@ MEANINGS: dict[str, str] = {
     "random": "a random order, drawn for each example",
 }
 """What each ranking orders the heads by."""
+
+RESOLUTION = 1e-4
+"""Scores that differ by less than this share of the largest one count as equal."""
 
 Run = Callable[[Bool[np.ndarray, "masks layers heads"]], Float[np.ndarray, " masks"]]
 Differentiate = Callable[[Float[np.ndarray, "points layers heads"]], Float[np.ndarray, "points layers heads"]]
@@ -84,13 +87,18 @@ def measured_scores(
 
 def random_scores(layers: int, heads: int, *, seed: int, example: str) -> Float[np.ndarray, "layers heads"]:
     """A random order of the heads; it depends on the seed and the example's id alone."""
-    return generator(seed, f"random ranking {example}").random((layers, heads))
+    return generator(seed, f"random ranking {example}").permutation(layers * heads).reshape(layers, heads).astype(float)
 
 
 def places(scores: Float[np.ndarray, "*some layers heads"]) -> Int[np.ndarray, "*some layers heads"]:
-    """The place of each head in the order of falling score, 0 = first; equal scores by layer, then head."""
-    flat = scores.reshape(*scores.shape[:-2], -1)
-    order = np.argsort(-flat, axis=-1, kind="stable")
+    """The place of each head in the order of falling score, 0 = first; equal scores by layer, then head.
+
+    Scores are rounded to 1e-4 of the largest one first: a head that does nothing has a score of nothing but rounding, which must not
+    decide where it stands, let alone with the batch size.
+    """
+    flat = np.asarray(scores, float).reshape(*scores.shape[:-2], -1)
+    step = RESOLUTION * np.abs(flat).max(-1, keepdims=True)
+    order = np.argsort(-np.rint(flat / np.where(step > 0, step, 1.0)), axis=-1, kind="stable")
     return np.argsort(order, axis=-1, kind="stable").reshape(scores.shape)
 
 

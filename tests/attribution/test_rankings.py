@@ -118,6 +118,17 @@ def test_places_are_those_of_a_sorted_list() -> None:
     assert np.array_equal(places(grid[3]), found[3])
 
 
+def test_rounding_decides_no_place() -> None:
+    """Heads that do nothing keep their order whatever the last digits say."""
+    random = np.random.default_rng(1)
+    scores = np.array([[0.0, 5.0, 0.0, -1.0], [0.0, 0.0, 4.999, 0.0]])
+    for _ in range(20):
+        assert places(scores + 2e-5 * random.normal(size=scores.shape)).tolist() == [[2, 0, 3, 7], [4, 5, 1, 6]]
+    assert places(np.zeros((2, 2))).tolist() == [[0, 1], [2, 3]]
+    order = random_scores(32, 32, seed=0, example="a")
+    assert np.array_equal(places(order).ravel(), 1023 - order.ravel())  # no two of a thousand heads count as equal
+
+
 def test_masks_of_heads_alone() -> None:
     masks = alone(2, 2)
     assert masks.reshape(5, 4).astype(int).tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
