@@ -25,8 +25,8 @@ def made(**planted):
 @pytest.mark.parametrize(
     ("planted", "start"),
     [
-        ({"meaning": 1.5}, "The heads follow what the thing is, not how it looks"),
-        ({"looks": 1.5}, "The heads follow how the thing looks, not what it is"),
+        ({"meaning": 1.5}, "The heads follow what the thing is rather than how it looks"),
+        ({"looks": 1.5}, "The heads follow how the thing looks rather than what it is"),
         ({"meaning": 1.5, "looks": 0.7}, "The heads follow both, but what the thing is more"),
         ({}, "Whether the heads follow what the thing is or how it looks cannot be told"),
     ],
@@ -38,7 +38,7 @@ def test_the_sentence_says_which_way_it_came_out(planted, start):
 def test_unique_effects_and_similarities():
     _, unique, alike = made(meaning=1.5)
     said = meaning.unique_effects(unique)
-    assert said.startswith("Beyond looks, meaning explains") and "that looks explains more than chance" in said and said.endswith("do: name.")
+    assert said.startswith("Beyond the labels of looks, those of meaning explain") and "that labels of looks explain more than chance" in said and said.endswith("do: name.")
     said = meaning.similarities(alike)
     assert "agreement in meaning (partial correlation" in said and "no such link" in said
     assert "cannot be told" in meaning.unique_effects(unique.clear())

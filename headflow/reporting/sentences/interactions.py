@@ -3,7 +3,7 @@
 import polars as pl
 
 from headflow.charts.numbers import interval as mean_interval
-from headflow.reporting.words import chance, correlation, counted, interval, number, spelled
+from headflow.reporting.words import chance, counted, interval, number, spelled
 
 
 def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits") -> str:
@@ -39,7 +39,7 @@ def pair_fits(fits: pl.DataFrame, confidence: float = 0.95) -> str:
         return "Whether pairs improve the fit cannot be told: no example has a held-out correlation."
     before, after = float(known["held_out_r"].mean()), float(known["held_out_r_pairs"].mean())
     _, low, high = mean_interval((known["held_out_r_pairs"] - known["held_out_r"]).to_numpy(), confidence)
-    start = f"With the pairs the mean held-out correlation is {correlation(after)}, without them {correlation(before)}"
+    start = f"With the pairs the mean held-out correlation is {after:.3f}, without them {before:.3f}"
     if low > 0:
         return f"{start}: they explain a part of what the sum over heads misses (difference {interval(low, high, signed=True)})."
     if high < 0:

@@ -28,14 +28,14 @@ def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame) -> str:
     )
     gains = f"sharing the object adds {_span(meaning)}, sharing the look {_span(looks)}"
     start = {
-        MEANING: "The heads follow what the thing is, not how it looks",
-        LOOKS: "The heads follow how the thing looks, not what it is",
+        MEANING: "The heads follow what the thing is rather than how it looks",
+        LOOKS: "The heads follow how the thing looks rather than what it is",
         MORE_MEANING: "The heads follow both, but what the thing is more than how it looks",
         MORE_LOOKS: "The heads follow both, but how the thing looks more than what it is",
         BOTH: "The heads follow both what the thing is and how it looks; which of the two more cannot be told",
     }.get(found.outcome, "Whether the heads follow what the thing is or how it looks cannot be told")
-    caution = "; an effect of looks smaller than that interval is not ruled out" if found.outcome == MEANING else ""
-    caution = "; an effect of meaning smaller than that interval is not ruled out" if found.outcome == LOOKS else caution
+    caution = "; that looks count at all cannot be told from these pairs" if found.outcome == MEANING else ""
+    caution = "; that meaning counts at all cannot be told from these pairs" if found.outcome == LOOKS else caution
     return f"{start}: {evidence}; {gains}{caution}."
 
 
@@ -46,8 +46,11 @@ def unique_effects(table: pl.DataFrame) -> str:
         return "What meaning explains beyond looks cannot be told: too few examples for so many labels, or labels of one kind only."
     parts = []
     for row, p in zip(kinds, holm([row["unique_p"] for row in kinds]), strict=True):
-        amount = f"{percent(row['unique'])} of the variance of attributions where chance gives {percent(row['unique_chance'])} ({chance(p)})"
-        parts.append(f"beyond {row['given']}, {row['kind']} explains {amount}" if p < ALPHA else f"that {row['kind']} explains more than chance does beyond {row['given']} cannot be told: {amount}")
+        amount = f"{percent(row['unique'])} of the variance of attributions, where chance gives {percent(row['unique_chance'])} ({chance(p)})"
+        if p < ALPHA:
+            parts.append(f"beyond the labels of {row['given']}, those of {row['kind']} explain {amount}")
+        else:
+            parts.append(f"that labels of {row['kind']} explain more than chance beyond those of {row['given']} cannot be told: {amount}")
     text = "; ".join(parts)
     labels = [row for row in table.iter_rows(named=True) if row["label"] != row["kind"] and row["unique"] is not None]
     clear = [plain(row["label"]) for row, p in zip(labels, holm([row["unique_p"] for row in labels]) if labels else [], strict=True) if p < ALPHA]
