@@ -15,7 +15,8 @@ def effort(table: pl.DataFrame, precision: float | None = None) -> str:
     masks, corners = table["masks"], int(table["corners"].max())
     runs = counted(int(masks[0]), "masked run") if masks.n_unique() == 1 else f"{masks.min():,} to {masks.max():,} masked runs"
     gradients = f" and gradients at {counted(corners, 'corner')}" if corners else ""
-    cost = f"{'' if masks.n_unique() == 1 else 'on average '}as much as {round(float(table["forwards"].mean())):,} masked runs"
+    mean = round(float(table["forwards"].mean()))
+    cost = f"{'' if masks.n_unique() == 1 else 'on average '}as much as {mean:,} masked runs"
     start = f"Each example took {runs}{gradients}" + (f", {cost} in all." if corners or masks.n_unique() > 1 else ".")
     known = table["relative_error"].drop_nulls()
     if known.is_empty():
