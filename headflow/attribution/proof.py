@@ -75,8 +75,9 @@ def estimates(
         if ((~fit_masks).sum((1, 2)) == 1).all():  # masks of one head each mean something only against the intact model
             fit_masks = np.concatenate([drawn["intact"], fit_masks])
         options: dict[str, Any] = {"ends": (run(drawn["intact"])[0], run(drawn["ablated"])[0])} if estimand == "shapley" else {}
+        weights = mask_weights(fit_masks, masks.get("design", "auto"), estimand)
         fitted = fit(
-            fit_masks, run(fit_masks), estimator=estimator, estimand=estimand, seed=seed, weights=mask_weights(fit_masks, masks.get("design", "auto"), estimand),
+            fit_masks, run(fit_masks), estimator=estimator, estimand=estimand, seed=seed, weights=weights,
             gradients=differentiate(drawn["corner"]) if len(drawn["corner"]) else None, **options,
         )  # fmt: skip
         scores = {"attribution": fitted.attribution_, **measured_scores(run, differentiate, *shape)}

@@ -5,7 +5,6 @@ import polars as pl
 from headflow.datasets import planted
 from headflow.datasets.coco import read_coco
 from headflow.datasets.folder import read_folder
-from headflow.datasets import planted
 from headflow.datasets.huggingface import read_huggingface
 from headflow.datasets.scenes import examples as scenes
 from headflow.datasets.selection import Examples, Selection

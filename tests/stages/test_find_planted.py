@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from headflow.attribution.proof import prove
 from headflow.files import read_json
 from headflow.models.planted.circuits import CIRCUITS
 from headflow.params import Params
@@ -44,8 +45,19 @@ def test_what_the_rivals_miss(found: dict[tuple[str, str], dict]) -> None:
     assert all(found[name, "random"]["recall"] < 0.5 for name in CIRCUITS)
 
 
-def test_where_the_truth_does_not_hold_for_the_baseline_the_mean_stands_in(found: dict[tuple[str, str], dict]) -> None:
-    from headflow.attribution.proof import prove
-
+def test_where_the_truth_does_not_hold_for_the_baseline_the_mean_stands_in() -> None:
     swapped = prove("additive", {"count": 96, "design": "foldover_hadamard", "corners": 16}, baseline="swap")
     assert swapped.row(0, named=True)["largest_error"] < 1e-3
+
+
+@pytest.mark.parametrize("name", ["redundant", "cancelled"])
+def test_shapley_values_are_found_too(name: str) -> None:
+    table = prove(name, {"count": 384, "estimand": "shapley", "corners": 0})
+    row = table.filter(table["ranking"] == "attribution").row(0, named=True)
+    assert row["estimand"] == "shapley" and row["recall"] == 1 and row["relative_error"] < 1e-3
+
+
+def test_masks_of_one_head_each_find_what_cutting_alone_finds() -> None:
+    table = prove("redundant", {"count": 40, "design": "single", "corners": 0})
+    rows = {row["ranking"]: row for row in table.iter_rows(named=True)}
+    assert rows["attribution"]["recall"] == rows["ablation"]["recall"] == pytest.approx(1 / 3)

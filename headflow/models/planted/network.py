@@ -15,7 +15,6 @@ The residual stream is divided into blocks (:class:`AT`): readers read ``picture
 from math import log
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import WordLevel
