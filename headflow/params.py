@@ -157,7 +157,7 @@ class MasksParams(Group):
         None, gt=0.0, lt=1.0, description="stop an example when the estimated relative error of its attributions is this small; null = run all fit masks"
     )
     held_out: int = Field(128, ge=8, le=100_000, description="independent Bernoulli masks that judge the fit")
-    ablation_probability: float = Field(0.5, gt=0.0, lt=1.0, description="chance that a head is ablated (bernoulli and antithetic)")
+    ablation_probability: float = Field(0.5, gt=0.0, lt=1.0, description="chance that a head is ablated (bernoulli and antithetic); other than 0.5, sets of other heads are weighted by their size")
     seed: Seed = Field(0, description="seed of the masks; mask i depends on it and on i alone")
 
     @model_validator(mode="after")

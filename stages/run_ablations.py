@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool, Float
 from PIL import ImageOps
 
+from headflow.ablation import BatchSize
 from headflow.attribution.adaptive import FIRST, LOOK, run_until_precise
 from headflow.attribution.masks import unpack
 from headflow.attribution.regression import resolve_estimator
@@ -24,7 +26,7 @@ from headflow.models.capture import Capture
 from headflow.models.lvlm import LVLM, load_prepared, open_picture
 from headflow.models.prepared import read_prepared
 from headflow.params import Params
-from headflow.progress import progress
+from headflow.progress import Counter, progress
 from headflow.tables import EXAMPLES, FEATURES, GRADIENTS, MASKS, TARGETS
 from headflow.targets import Target
 from stages import paths
@@ -104,18 +106,10 @@ def main(params: Params, key: str) -> None:
             else:
                 others = run_example(store, context, masks[:first_fit], prepare, starts=[start for start in starts if start < first_fit], **options)
                 ends = tuple(others[table["purpose"].index_of(purpose)] for purpose in ("intact", "ablated"))
-
-                def measure(upto: int, context: str = context, prepare: Callable = prepare) -> np.ndarray:
-                    cuts = [start for start in (0, FIRST, LOOK) if start < upto]
-                    batch = params.ablation.batch_size
-                    # What a look before this one found is not counted again.
-                    counting = lambda computed, found: bar.advance(computed)  # noqa: E731
-                    return run_example(store, context, masks[first_fit : first_fit + upto], prepare, starts=cuts, batch_size=batch, done=counting)
-
                 before = bar.done
                 values, _ = run_until_precise(
-                    masks[first_fit:], measure,
-                    params.masks.precision, least=least, estimator=estimator, gradients=gradients, estimand=params.masks.estimand, ends=ends, weights=weights,
+                    masks[first_fit:], first_masks(store, context, masks[first_fit:], prepare, params.ablation.batch_size, bar), params.masks.precision,
+                    least=least, estimator=estimator, gradients=gradients, estimand=params.masks.estimand, ends=ends, weights=weights,
                     names=[row["id"]], seed=params.fit.seed,
                 )  # fmt: skip
                 bar.skip(len(masks) - first_fit - (bar.done - before))  # found in the store, or not needed
@@ -136,6 +130,19 @@ def main(params: Params, key: str) -> None:
             "checks": {name: None if value is None else float(f"{value:.2g}") for name, value in vars(checks).items()},
         },
     )
+
+
+def first_masks(
+    store: ResultStore, context: str, masks: Bool[np.ndarray, "masks layers heads"], prepare: Callable, batch_size: BatchSize, bar: Counter
+) -> Callable[[int], Float[np.ndarray, "first"]]:
+    """A function that gives the targets of one example under the first so many masks, from the store as far as it has them."""
+
+    def measure(count: int) -> np.ndarray:
+        cuts = [start for start in (0, FIRST, LOOK) if start < count]
+        # What a look before this one found is not counted again.
+        return run_example(store, context, masks[:count], prepare, starts=cuts, batch_size=batch_size, done=lambda computed, _: bar.advance(computed))
+
+    return measure
 
 
 _GRADIENTS = {name: column.dtype for name, column in GRADIENTS.columns.items()}

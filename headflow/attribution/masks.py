@@ -30,8 +30,9 @@ def resolve_design(
     """The design behind ``auto``: kernel for Shapley values; foldover_hadamard where there are gradients, or from two masks a head on; bernoulli
     below or where p is not 0.5.
 
-    Gradients stand in for what a part of an orthogonal design leaves open. Without them, below about two masks a head, random masks read by lasso tell more than a part of an orthogonal design. As the choice depends
-    on ``count``, a run that grows across that line starts afresh: name the design to keep it.
+    Gradients stand in for what a part of an orthogonal design leaves open. Without them, below about two masks a head, random masks read by
+    lasso tell more than such a part. As the choice depends on ``count`` then, a run that grows across that line starts afresh: name the design
+    to keep it.
     """
     if design != "auto":
         return design

@@ -61,7 +61,8 @@ class Attribution:
 def resolve_estimator(estimator: Estimator, masks: Bool[np.ndarray, "masks layers heads"], *, gradients: bool = False) -> str:
     """The estimator behind ``auto``; 'single' where every mask ablates at most one head.
 
-    Where there are ``gradients``, prior. Else with fewer than two masks a head lasso does best; from there on foldover if the masks come in complementary pairs, else ridge.
+    Where there are ``gradients``, prior. Else with fewer than two masks a head lasso does best; from there on foldover if the masks come in
+    complementary pairs, else ridge.
 
     Raises:
         HeadflowError: an unknown estimator, or one that these masks cannot serve.
@@ -90,7 +91,8 @@ def fit(
     masks: Bool[np.ndarray, "masks layers heads"], targets: Float[np.ndarray, "*examples masks"], *,
     estimator: str = "auto", gradients: Float[np.ndarray, "*examples corners layers heads"] | None = None,
     estimand: Estimand = "banzhaf", ends: tuple[Float[np.ndarray, "*examples"], Float[np.ndarray, "*examples"]] | None = None,
-    weights: Float[np.ndarray, "masks"] | None = None, held_out: tuple[Bool[np.ndarray, "held layers heads"], Float[np.ndarray, "*examples held"]] | None = None,
+    weights: Float[np.ndarray, "masks"] | None = None,
+    held_out: tuple[Bool[np.ndarray, "held layers heads"], Float[np.ndarray, "*examples held"]] | None = None,
     names: Sequence[str] | None = None, seed: int = 0, standard_errors: bool = True,
 ) -> Attribution:  # fmt: skip
     """Fit one linear model of the target to each example; all examples share the masks.

@@ -123,7 +123,8 @@ def run_gradients(
         capture, baseline, target = prepared = prepared or prepare()
         targets[span], gradients[span] = gate_gradients(capture, corners[span], baseline=baseline, target=target, batch_size=batch_size)
         if not (np.isfinite(targets[span]).all() and np.isfinite(gradients[span]).all()):
-            raise HeadflowError(f"the gradient at corners {span.start} to {span.stop - 1} is not finite; run this model in float32 or bfloat16, or set masks.corners to 0")
+            where = f"corners {span.start} to {span.stop - 1}"
+            raise HeadflowError(f"the gradient at {where} is not finite; run this model in float32 or bfloat16, or set masks.corners to 0")
         store.put([(key, np.concatenate([targets[span], gradients[span].ravel()]))])
         done(count, 0)
     return targets, gradients

@@ -195,7 +195,7 @@ def test_masks_for_shapley_values_are_drawn_by_their_kernel_and_judged_there():
     np.testing.assert_array_equal(rows["corner"], sample_corners(6, 8, 4, estimand="shapley", seed=5))
     with pytest.raises(HeadflowError, match="Shapley values need the design 'kernel'"):
         mask_table(6, 8, design="bernoulli", estimand="shapley")
-    with pytest.raises(HeadflowError, match="masks.estimand = 'owen'"):
+    with pytest.raises(HeadflowError, match=r"masks\.estimand = 'owen'"):
         sample_corners(6, 8, 4, estimand="owen")
     with pytest.raises(HeadflowError, match="at least two heads"):
         sample_masks(1, 1, 4, design="kernel")

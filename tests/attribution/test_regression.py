@@ -8,8 +8,8 @@ from sklearn.linear_model import RidgeCV
 
 from headflow.attribution import regression
 from headflow.attribution.masks import sample_masks
-from headflow.attribution.ridge import PENALTIES
 from headflow.attribution.regression import correlations, fit, goodness, resolve_estimator
+from headflow.attribution.ridge import PENALTIES
 from headflow.errors import HeadflowError
 
 LAYERS, HEADS = 3, 4

@@ -18,7 +18,6 @@ from headflow.files import read_json, write_json
 from headflow.models.prepared import PreparedModel
 from headflow.tables import (
     ATTRIBUTIONS,
-    EFFORT,
     EXAMPLE_MAP,
     EXAMPLES,
     FEATURES,

@@ -21,7 +21,8 @@ def effort(table: pl.DataFrame, precision: float | None = None) -> str:
     known = table["relative_error"].drop_nulls()
     if known.is_empty():
         return f"{start} How far another draw of masks would change its attributions is not known."
-    text = f"{start} Another draw of masks would change its attributions by about {percent(float(known.median()))} (worst example: {percent(float(known.max()))})."
+    middle, worst = percent(float(known.median())), percent(float(known.max()))
+    text = f"{start} Another draw of masks would change its attributions by about {middle} (worst example: {worst})."
     if precision is None:
         return text
     above = table.filter(pl.col("relative_error").is_null() | (pl.col("relative_error") > precision)).height
