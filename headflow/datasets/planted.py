@@ -25,7 +25,7 @@ NAMES: dict[str, str] = {name: category for category, names in CATEGORIES.items(
 """Name of each object → its category; the place of a name is the place of its code cell."""
 
 STYLES = ("warm", "cool")
-QUESTION = "What is the object in the image? Answer with one word."
+QUESTION = "What is the main object in the image? Answer with one word."
 
 PATCH = 8
 CELL = 2

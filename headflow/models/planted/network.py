@@ -58,7 +58,7 @@ SLOT_SOURCE, SLOT_FIRST = HEAD_WIDTH // 2 - 1, HEAD_WIDTH - 1
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, punctuation mark or newline, of the prompt and the names."""
+    """One token a word, punctuation mark or newline, of the prompt and the names; it knows no other question."""
     split = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), behavior="removed", invert=True)
     texts = ("USER: \n ASSISTANT:", QUESTION, *NAMES)
     words = dict.fromkeys(word for text in texts for word, _ in split.pre_tokenize_str(text))
