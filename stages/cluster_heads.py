@@ -18,8 +18,19 @@ from headflow.errors import HeadflowError
 from headflow.files import write_json
 from headflow.params import Params
 from headflow.tables import (
-    ATTRIBUTIONS, CLUSTER_EXAMPLES, CLUSTER_NAMES, CLUSTERS, EXAMPLE_MAP, EXAMPLES, HEAD_CLUSTERS, LOOK_CONTRASTS, LOOK_PAIRS, PROFILES,
-    SEPARATION, SIMILARITIES, UNIQUE_EFFECTS,
+    ATTRIBUTIONS,
+    CLUSTER_EXAMPLES,
+    CLUSTER_NAMES,
+    CLUSTERS,
+    EXAMPLE_MAP,
+    EXAMPLES,
+    HEAD_CLUSTERS,
+    LOOK_CONTRASTS,
+    LOOK_PAIRS,
+    PROFILES,
+    SEPARATION,
+    SIMILARITIES,
+    UNIQUE_EFFECTS,
 )  # fmt: skip
 from stages import paths
 from stages.door import enter

@@ -11,6 +11,7 @@ entries would not do: heads that serve one object each fall into perfect cluster
 not yet say that they differ in kinds: a continuum passes this test, with a low silhouette.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from headflow.analysis.distances import cosine_distances
 from headflow.analysis.permutations import Exchange
 from headflow.analysis.separation import measure
 from headflow.seeds import generator
+
+_LEAST_GROUPINGS = 40  # with fewer no p-value could be well below 0.05, and a high one would mean nothing
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def weighted_profile(
 
 
 def _halves(flat, codes, number: int, exchange: Exchange, permutations: int, seed: int) -> tuple[float, float, float]:
-    """Silhouette across halves, its chance level and its p-value; nan where fewer than two names have two pictures."""
+    """Silhouette across halves, its chance level and its p-value; nan where fewer than two names have two pictures; p is nan, too, for too few heads."""
     random = generator(seed, "cluster halves")
     half = np.full(exchange.pictures, -1)
     first = np.unique(exchange.picture, return_index=True)[1]  # a picture goes by the name of its first example
@@ -112,7 +115,15 @@ def _halves(flat, codes, number: int, exchange: Exchange, permutations: int, see
     carried = np.empty_like(orders)
     np.put_along_axis(carried, orders, np.broadcast_to(by_other, orders.shape), axis=1)
     found = (measure(other, by_one[orders]).silhouette + measure(one, carried).silhouette) / 2
-    return float(found[0]), float(found[1:].mean()), float((np.sum(found[1:] >= found[0] - 1e-12) + 1) / (permutations + 1))
+    p = float((np.sum(found[1:] >= found[0] - 1e-12) + 1) / (permutations + 1))
+    return float(found[0]), float(found[1:].mean()), p if _groupings(by_one) >= _LEAST_GROUPINGS else np.nan
+
+
+def _groupings(labels: Int[np.ndarray, "heads"]) -> float:
+    """Number of different groupings that permuting the heads can give."""
+    sizes = np.unique(labels, return_counts=True)[1]
+    repeats = np.unique(sizes, return_counts=True)[1]  # clusters of one size can change places without changing the grouping
+    return math.exp(math.lgamma(len(labels) + 1) - sum(math.lgamma(size + 1) for size in sizes) - sum(math.lgamma(count + 1) for count in repeats))
 
 
 def _shared(labels: Int[np.ndarray, "heads"], other: Int[np.ndarray, "heads"], number: int) -> Float[np.ndarray, "clusters clusters"]:

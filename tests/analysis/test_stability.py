@@ -70,6 +70,13 @@ def test_nothing_is_said_of_unclear_clusters_or_single_names():
     assert found.clear_ and np.isnan(stability(planted(), each, found, ONE_EACH, draws=50).halves_p_)
 
 
+def test_few_heads_have_no_p_value_as_none_could_be_small():
+    attributions = planted()[:, :, :3]  # five of six heads matter: ten ways to part them in two and three
+    found = cluster_heads(attributions, NAMES, coverage=0.97)
+    trust = stability(attributions, NAMES, found, ONE_EACH, draws=50, permutations=99)
+    assert found.clear_ and trust.halves_ > 0.8 and np.isnan(trust.halves_p_) and trust.metrics()["split_half_silhouette_p"] is None
+
+
 def test_clusters_are_described_by_their_layers_and_heads():
     found = cluster_heads(planted(), NAMES, coverage=0.97)
     frame = CLUSTERS.check(clusters_table(found, np.array([0.9, np.nan])), "test")

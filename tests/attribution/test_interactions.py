@@ -170,8 +170,8 @@ def test_the_order_of_examples_does_not_matter():
     random = np.random.default_rng(0)
     shift = random.normal(size=5)
     targets, actual = (
-        np.array([additive(m.reshape(len(m), -1), WEIGHTS) + (1 + s) * either(m.reshape(len(m), -1), 1, 9) for s in shift]) + 0.2 * random.normal(size=(5, len(m)))
-        for m in (masks, others)
+        np.array([additive(flat, WEIGHTS) + (1 + s) * either(flat, 1, 9) for s in shift]) + 0.2 * random.normal(size=(5, len(flat)))
+        for flat in (m.reshape(len(m), -1) for m in (masks, others))
     )
     order = random.permutation(5)
     one, two = (

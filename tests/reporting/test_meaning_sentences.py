@@ -38,7 +38,8 @@ def test_the_sentence_says_which_way_it_came_out(planted, start):
 def test_unique_effects_and_similarities():
     _, unique, alike = made(meaning=1.5)
     said = meaning.unique_effects(unique)
-    assert said.startswith("Beyond the labels of looks, those of meaning explain") and "that labels of looks explain more than chance" in said and said.endswith("do: name.")
+    assert said.startswith("Beyond the labels of looks, those of meaning explain")
+    assert "that labels of looks explain more than chance" in said and said.endswith("do: name.")
     said = meaning.similarities(alike)
     assert "agreement in meaning (partial correlation" in said and "no such link" in said
     assert "cannot be told" in meaning.unique_effects(unique.clear())
@@ -69,7 +70,8 @@ def test_the_gain_from_pairs():
 
 
 def test_clusters():
-    row = {"cluster": 0, "heads": 4, "share": 0.5, "silhouette": 0.6, "stability": 0.9, "first_layer": 1, "middle_layer": 1.5, "last_layer": 2, "layer": 1, "head": 0}
+    row = {"cluster": 0, "heads": 4, "share": 0.5, "silhouette": 0.6, "stability": 0.9}
+    row |= {"first_layer": 1, "middle_layer": 1.5, "last_layer": 2, "layer": 1, "head": 0}
     table = pl.DataFrame([row, row | {"cluster": 1, "heads": 1, "last_layer": 1, "stability": 0.4}], schema={n: c.dtype for n, c in CLUSTERS.columns.items()})
     metrics = {"stability": 0.9, "stability_low": 0.7, "stability_high": 1.0, "split_half_silhouette_p": 0.001}
     said = clusters.stability(metrics, table)
