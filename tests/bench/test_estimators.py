@@ -26,5 +26,5 @@ def test_every_part_runs_on_a_small_budget(source, tmp_path, monkeypatch):  # no
     assert {"bernoulli + ridge", "foldover", "mean gradient", "gradient prior"} <= arms
     assert all(row["error"] > 0 for row in figures["embedded"]["curves"])
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    assert set(figures["scale"]) == {"foldover", "prior", "ridge"} and figures["scale"]["prior"]["mib"] > 50
-    assert figures["many_heads"]["0.15"]["r"]
+    assert figures["scale"]["prior"]["mib"] > 50
+    assert figures["many_heads"]["0.06"]["r"]
