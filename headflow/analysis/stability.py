@@ -80,7 +80,10 @@ def stability(
 
 
 def group(distances: Float[np.ndarray, "heads heads"], number: int) -> Int[np.ndarray, "heads"]:
-    """At most ``number`` average-linkage clusters, as in :func:`headflow.analysis.clusters.cluster_heads`, without the checks that take most of the time of many draws."""
+    """At most ``number`` average-linkage clusters, as in :func:`headflow.analysis.clusters.cluster_heads`.
+
+    Without sklearn's checks, which would take most of the time of many draws.
+    """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 

@@ -133,7 +133,7 @@ def find_interactions(
     examples = len(targets)
     for what, some, values in (("fit", masks, targets), ("held-out", others, actual)):
         if some.shape[1:] != (layers, per_layer) or values.shape != (examples, len(some)):
-            raise HeadflowError(f"{what} masks {list(some.shape)} and targets {list(values.shape)} do not fit {layers} × {per_layer} heads, {examples} examples")
+            raise HeadflowError(f"{what} masks {list(some.shape)} and targets {list(values.shape)} misfit {layers} × {per_layer} heads of {examples} examples")
     if len(others) < 20:
         raise HeadflowError(f"{len(others)} held-out masks: interactions need at least 20; set masks.held_out")
     keep = 1.0 - ablation_probability

@@ -26,7 +26,8 @@ def top_pairs(table: pl.DataFrame, unit: str = "logits") -> alt.LayerChart:
         x=alt.X("effect:Q", title=title),
         color=colour,
         tooltip=["pair:N", "kind:N", alt.Tooltip("effect:Q", title=f"interaction, {unit}", format="+.3f"), alt.Tooltip("low:Q", format="+.3f"),
-                 alt.Tooltip("high:Q", format="+.3f"), alt.Tooltip("q:Q", format=".3f"), alt.Tooltip("same_sign:Q", title="examples of that sign", format=".0%")],
+                 alt.Tooltip("high:Q", format="+.3f"), alt.Tooltip("q:Q", format=".3f"),
+                 alt.Tooltip("same_sign:Q", title="examples of that sign", format=".0%")],
     )  # fmt: skip
     return (theme.rule_x(0.0) + spans + dots).properties(
         width=theme.WIDTH, height=max(60, 22 * rows.height), autosize=alt.AutoSizeParams(type="fit", contains="padding")

@@ -33,7 +33,8 @@ def contents(clusters: pl.DataFrame, names: pl.DataFrame, things: str = "objects
         return "No head carried enough to be grouped."
     parts = []
     for row in clusters.iter_rows(named=True):
-        clear = names.filter(pl.col("cluster") == row["cluster"], pl.col("q") < 0.05, pl.col("excess") > 0).sort("excess", descending=True)["name"].head(3).to_list()
+        set_apart = names.filter(pl.col("cluster") == row["cluster"], pl.col("q") < 0.05, pl.col("excess") > 0)
+        clear = set_apart.sort("excess", descending=True)["name"].head(3).to_list()
         layers = f"layer {row['first_layer']}" if row["first_layer"] == row["last_layer"] else f"layers {row['first_layer']} to {row['last_layer']}"
         serves = f"serves {listed([f'“{name}”' for name in clear])} more than other {things}" if clear else f"is set apart by no single one of the {things}"
         parts.append(f"cluster {row['cluster']} ({counted(row['heads'], 'head')}, {layers}, {percent(row['share'])} of the summed attributions) {serves}")

@@ -25,8 +25,8 @@ def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits") ->
             continue
         top = some.sort(pl.col("effect").abs(), descending=True).row(0, named=True)
         parts.append(
-            f"{spelled(some.height).lower()} {'pair' if some.height == 1 else 'pairs'} of heads {what} (largest: {_pair(top)}, {number(top['effect'], signed=True)} "
-            f"{unit}, {interval(top['low'], top['high'], signed=True)})"
+            f"{spelled(some.height).lower()} {'pair' if some.height == 1 else 'pairs'} of heads {what} (largest: {_pair(top)}, "
+            f"{number(top['effect'], signed=True)} {unit}, {interval(top['low'], top['high'], signed=True)})"
         )
     text = " and ".join(parts)
     return f"{text[0].upper()}{text[1:]}, among {tested} tested; about {level:.0%} of such findings are expected to be false."
