@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PretrainedConfig, PreTrainedModel
 
@@ -385,7 +384,8 @@ def load(
     with _loading(source):
         AutoConfig.from_pretrained(source, **options)  # alone first: a model that is not there is told after one look
         processor = load_processor(source, **options)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], **options, **extra)
+        model, found = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], output_loading_info=True, **options, **extra)
+        _check_complete(found)
     text = model.get_decoder().config
     if attn == "auto" and getattr(text, "attn_logit_softcapping", None) and text._attn_implementation == "sdpa":
         text._attn_implementation = "eager"  # some versions give such a model sdpa, which drops the soft cap without a word
@@ -462,12 +462,21 @@ def read_config(source: str | Path, *, revision: str | None = None, trust_remote
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
 
 
+def _check_complete(found: dict[str, Any]) -> None:
+    """Raise ValueError if the checkpoint lacks weights: transformers draws them at random and goes on."""
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"its files lack the weight {missing[0]}{more}, which would be random numbers; get the checkpoint anew, or one of this very class")
+
+
 @contextmanager
 def _loading(source: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except HeadflowError:
+        raise
+    except Exception as error:  # a damaged tokenizer.json, for one, raises a plain Exception
+        reason = "; ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2]) or type(error).__name__
         raise HeadflowError(f"model {str(source)!r} cannot be loaded: {reason}") from error
 
 
