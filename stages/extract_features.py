@@ -47,8 +47,11 @@ def main(params: Params, key: str) -> None:
             bar.advance()
             if (place := row["row"] or number) in faults:
                 continue
-            stock = model.text(said[row["id"]])
-            answer, tokens = (row["answer"], None) if settings.answer == "truth" else (stock, said[row["id"]])
+            if isinstance(greedy := said[row["id"]], HeadflowError):
+                faults.add(place, row["id"], str(greedy))
+                continue
+            stock = model.text(greedy)
+            answer, tokens = (row["answer"], None) if settings.answer == "truth" else (stock, greedy)
             partner = swap_partner(partners, row, generator(settings.seed, "swap", number - 1).random())
             if tokens is not None and not tokens:
                 faults.add(place, row["id"], "the model answers nothing, so there is no answer to explain")

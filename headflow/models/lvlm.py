@@ -16,11 +16,12 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from headflow.answers import adds_specials, answer_tokens
 from headflow.attention import watched
 from headflow.errors import HeadflowError
+from headflow.memory import is_out_of_memory
 from headflow.models.capture import Capture
 from headflow.models.prepared import CHECKPOINT, read_prepared
 from headflow.models.processors import load_processor
@@ -30,7 +31,7 @@ from headflow.tolerance import TOLERANCE, relative
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 Picture = Image.Image | UInt8[np.ndarray, "height width 3"] | bytes | str | Path
-
+_LESS = "use a smaller picture, bfloat16, quantization, or more devices (device_map)"
 
 
 @dataclass
@@ -94,6 +95,10 @@ class LVLM:
         marker = getattr(self.processor, "image_token", None)
         if marker and marker not in text:
             raise HeadflowError(f"the prompt holds no image token ({marker!r}); does the chat template insert the picture?")
+        if marker and text.count(marker) > 1:
+            raise HeadflowError(
+                f"the prompt asks for {text.count(marker)} pictures: the question holds the image token ({marker!r}), or the chat template repeats it"
+            )
         opened = [open_picture(p) for p in pictures]
         try:
             # One list for each prompt: some processors take a flat list for the pictures of one prompt.
@@ -128,7 +133,8 @@ class LVLM:
         roles = token_roles(pieces, span, question, template=around_question(self.processor, question))
         run = _OneRun(self, inputs)
         try:
-            run.prompt()
+            with _explained():
+                run.prompt()
             if self.prefix_mode is None:
                 self.prefix_change = self._prefix_change(inputs, [part for parts in run.image_keys_values(span) for part in parts])
                 self.prefix_mode = "shared" if self.prefix_change <= self.tolerance else "recomputed"
@@ -142,10 +148,7 @@ class LVLM:
                 watching.go_on(fed)
                 visible = watching.visible_layers()
         except torch.OutOfMemoryError as error:
-            raise HeadflowError(
-                f"out of memory in the stock forward of one example ({len(ids)} tokens): use a smaller picture, bfloat16, quantization, or more devices "
-                "(device_map)"
-            ) from error
+            raise HeadflowError(f"out of memory in the stock forward of one example ({len(ids)} tokens): {_LESS}") from error
         return Capture(
             lvlm=self,
             question=question,
@@ -166,6 +169,7 @@ class LVLM:
             mode=self.prefix_mode,
             visible=visible,
             extras=run.extras,
+            tiling=_tiling(inputs, picture),
         )
 
     @torch.no_grad()
@@ -186,13 +190,39 @@ class LVLM:
 
     @torch.no_grad()
     def answer_ids(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[list[int]]:
-        """Token ids of what the stock model answers, decoded greedily, without the one that ends it; one list a picture."""
+        """Token ids of what the stock model answers, decoded greedily, without the one that ends it; one list a picture.
+
+        Where memory runs out, fewer pictures go together.
+
+        Raises:
+            HeadflowError: a picture or the question cannot be put to the model, or memory runs out with one picture.
+        """
         inputs = self.inputs(pictures, question)
-        self._forget_positions()
-        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends]) | {self.processor.tokenizer.eos_token_id}
+        named = self.model.generation_config.eos_token_id
+        ends = {token for token in (*(named if isinstance(named, list) else [named]), self.processor.tokenizer.eos_token_id) if token is not None}
+        try:
+            with self._plainly_greedy(sorted(ends)), _explained():
+                tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens)[:, inputs["input_ids"].shape[1] :]
+        except torch.OutOfMemoryError as error:
+            if len(pictures) == 1:
+                raise HeadflowError(f"out of memory while the model answers about one picture ({inputs['input_ids'].shape[1]} tokens): {_LESS}") from error
+            torch.cuda.empty_cache()
+            half = len(pictures) // 2
+            return self.answer_ids(pictures[:half], question, max_new_tokens) + self.answer_ids(pictures[half:], question, max_new_tokens)
         return [list(itertools.takewhile(lambda token: token not in ends, row)) for row in tokens.tolist()]
+
+    @contextmanager
+    def _plainly_greedy(self, ends: list[int]) -> Iterator[None]:
+        """Decode the most likely token each time, whatever the checkpoint asks for: a penalty on repetition (Qwen2.5-VL), for one,
+        would choose other tokens than the logits that are explained."""
+        self._forget_positions()
+        stock = self.model.generation_config
+        pad = stock.pad_token_id if stock.pad_token_id is not None else ends[0] if ends else None
+        self.model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=pad, bos_token_id=stock.bos_token_id)
+        try:
+            yield
+        finally:
+            self.model.generation_config = stock
 
     def answer(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[str]:
         """What the stock model answers, decoded greedily; one text a picture."""
@@ -325,6 +355,27 @@ class _OneRun:
         if embeddings is None:  # the picture is not among the text model's inputs
             embeddings = model.get_input_embeddings()(inputs["input_ids"])
         return output, embeddings, merged.get("position_ids")
+
+
+def _tiling(inputs: dict[str, Tensor], picture: Picture) -> str:
+    """How the processor cut one picture into tiles or patches, as far as the prompt does not say it."""
+    tokens, pixels = inputs["input_ids"].shape, inputs.get("pixel_values")
+    said = {k: x.tolist() for k, x in sorted(inputs.items()) if x.shape[:2] != tokens and not x.is_floating_point() and "mask" not in k}
+    if not said and pixels is not None and pixels.ndim == 4 and len(pixels) > 1:
+        said["size"] = open_picture(picture).size  # a row of tiles without a word on the grid (InternVL): pictures of one size have the same
+    return repr((None if pixels is None else tuple(pixels.shape), said))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A picture may be too small or too narrow for what the model's code does with it; lack of memory goes through."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise HeadflowError(f"the model cannot take this picture with this question ({reason})") from error
 
 
 def text_shape(config: Any) -> tuple[int, list[int] | None, int, int, int]:
