@@ -3,7 +3,7 @@
 from typing import Any
 
 from headflow.errors import HeadflowError
-from headflow.prompts import prompt_text
+from headflow.prompts import before_answer, prompt_text
 
 
 def adds_specials(processor: Any, text: str) -> bool:
@@ -19,11 +19,10 @@ def answer_tokens(processor: Any, question: str, answer: str) -> list[int]:
         HeadflowError: the answer tokenises to nothing, or begins with an unknown token.
     """
     tokenizer = processor.tokenizer
-    # After a role's colon the answer begins with a space, after a line break it does not.
     text = prompt_text(processor, question)
     options = {"add_special_tokens": adds_specials(processor, text)}
     answer = answer.strip()
-    whole = tokenizer(text + (answer if text[-1:].isspace() else " " + answer), **options)["input_ids"]
+    whole = tokenizer(text + before_answer(processor, question) + answer, **options)["input_ids"]
     prompt = tokenizer(text, **options)["input_ids"]
     rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokenizer(answer, add_special_tokens=False)["input_ids"]
     if not rest or not answer:
