@@ -1,6 +1,7 @@
 """Run every example under every mask; finished work is kept in the result store."""
 
-from importlib.metadata import version
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from headflow.execution.fingerprint import digest, digest_json, engine_version
 from headflow.execution.runs import run_example
 from headflow.execution.store import ResultStore
 from headflow.files import write_json
-from headflow.models.baselines import Baseline, blank_baseline, swap_baseline
+from headflow.models.baselines import Baseline, blank_baseline, mean_baseline, swap_baseline
 from headflow.models.capture import Capture
 from headflow.models.lvlm import LVLM, load_prepared, open_picture
 from headflow.models.prepared import read_prepared
@@ -47,12 +48,18 @@ def main(params: Params, key: str) -> None:
     other = ImageOps.invert(open_picture(first["image"]))
     checks = check_intervention(model.capture(first["image"], first["question"], fed), model.capture(other, first["question"], fed))
 
+    @lru_cache(maxsize=2)
+    def mean_with(question: str) -> Baseline:
+        """Where the picture's keys depend on the text after it, those of the references must be asked the example's own question."""
+        references = examples.filter(pl.col("split") == "reference").unique("scene", maintain_order=True)
+        return mean_baseline(model.capture(picture, question) for picture in references["image"])
+
     # All that the numbers of every example depend on.
     common = digest_json(
         {
             "engine": engine_version(), "model": prepared.fingerprint, "dtype": prepared.dtype, "attn": prepared.attn,
-            "quantization": prepared.quantization, "device": model.device.type,
-            "torch": version("torch"), "transformers": version("transformers"), "baseline": shared.fingerprint(), "target": settings.target,
+            "quantization": prepared.quantization, "device": model.device.type, "prefix_mode": model.prefix_mode, "packages": versions(),
+            "baseline": shared.fingerprint(), "target": settings.target,
         }
     )  # fmt: skip
     results = []
@@ -68,6 +75,8 @@ def main(params: Params, key: str) -> None:
                 capture = model.capture(row["image"], row["question"], fed)
                 if swapped:
                     baseline = swap_baseline(model.capture(swapped, row["question"]))
+                elif settings.baseline == "mean" and capture.mode == "recomputed":
+                    baseline = mean_with(row["question"])
                 else:
                     baseline = blank_baseline(capture) if settings.baseline == "blank" else shared
                 return capture, baseline, target
@@ -89,6 +98,17 @@ def main(params: Params, key: str) -> None:
             "checks": {name: None if value is None else float(f"{value:.2g}") for name, value in vars(checks).items()},
         },
     )
+
+
+def versions() -> dict[str, str | None]:
+    """The packages that a masked forward's numbers depend on: where torchvision is there, pictures are scaled by it, for one."""
+    found: dict[str, str | None] = {}
+    for name in ("torch", "transformers", "tokenizers", "torchvision", "pillow", "accelerate", "bitsandbytes"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def fed_answer(target: str, row: dict) -> list[int]:
