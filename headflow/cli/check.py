@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
             limit = "–"
             meaning = "it does: every mask runs the whole sequence" if value is not None else "does not apply: the picture stands in no sequence"
         else:
-            limit = f"at most {checks.tolerance:.0e}"
+            limit = f"at most {model.prefix_limit if name == 'prefix' else checks.tolerance:.0e}"
         measured.add_row(name, "–" if value is None else f"{value:.1e}", limit, meaning)
     print_table(console, measured)
     print("All checks passed: headflow can run this model.")

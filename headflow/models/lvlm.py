@@ -42,8 +42,8 @@ class LVLM:
         model: the whole model, weights frozen.
         processor: its processor.
         prefix_mode: how masked runs treat what stands before the text (:data:`headflow.suffix_pass.Mode`). None until the first
-            example is captured: it is then found out by running that example's prefix alone.
-        prefix_change: by how much the prefix changed there, relative; above the tolerance it cannot be shared.
+            example is captured: it is then found out by running that example with another text after the picture.
+        prefix_change: by how much the prefix changed there, relative; above ``prefix_limit`` it cannot be shared.
     """
 
     model: PreTrainedModel
@@ -79,6 +79,15 @@ class LVLM:
         """Largest relative difference that rounding explains; quantized weights round what goes into them too."""
         plain = TOLERANCE[self.dtype]
         return max(plain, TOLERANCE[torch.bfloat16]) if getattr(self.model, "is_quantized", False) else plain
+
+    @property
+    def prefix_limit(self) -> float:
+        """Largest relative change of the prefix that leaves it shared.
+
+        Prompts of one length are computed by the same steps, so that in every number format the keys of a causal prefix come out
+        the same to the last bit; only weights in 8 bits, which round all tokens of a prompt together, leave the tolerance's room.
+        """
+        return self.tolerance if getattr(self.model, "is_quantized", False) else TOLERANCE[torch.float32]
 
     @property
     def spread(self) -> bool:
@@ -137,7 +146,7 @@ class LVLM:
                 run.prompt()
             if self.prefix_mode is None:
                 self.prefix_change = self._prefix_change(inputs, [part for parts in run.image_keys_values(span) for part in parts])
-                self.prefix_mode = "shared" if self.prefix_change <= self.tolerance else "recomputed"
+                self.prefix_mode = "shared" if self.prefix_change <= self.prefix_limit else "recomputed"
             keys, values = run.image_keys_values(span)
             run.go_on(fed)
             visible = None
@@ -174,19 +183,23 @@ class LVLM:
 
     @torch.no_grad()
     def prefix_difference(self, capture: Capture) -> float:
-        """How far keys and values before the end of the picture change when the text after it is left out, relative to the
-        largest; 0 to rounding if no later token reaches back."""
+        """How far keys and values before the end of the picture change when the text after it is another of the same length,
+        relative to the largest; 0 if no later token reaches back."""
         inputs = self.inputs([capture.picture], capture.question)
         return self._prefix_change(inputs, (*capture.keys, *capture.values))
 
     def _prefix_change(self, inputs: dict[str, Tensor], whole: Sequence[Tensor]) -> float:
-        tokens = inputs["input_ids"].shape
-        stop = image_span(inputs["input_ids"][0].tolist(), self.image_token).stop
-        # Token by token inputs are cut off, the picture stays: the model itself sets positions and masks of what is left.
-        alone = _OneRun(self, {name: x[:, :stop] if x.shape[:2] == tokens else x for name, x in inputs.items()})
-        alone.prompt()
-        parts = [*(layer.keys[0] for layer in alone.cache.layers), *(layer.values[0] for layer in alone.cache.layers)]
-        return max(relative(part[:, : full.shape[1]], full) for part, full in zip(parts, whole, strict=True))
+        ids = inputs["input_ids"]
+        stop = image_span(ids[0].tolist(), self.image_token).stop
+        # The same tokens in another order, so that none of them is new; where they are all the same, other ones.
+        after = ids[:, stop:].roll(1, -1)
+        if torch.equal(after, ids[:, stop:]):
+            after = torch.full_like(after, next(token for token in range(3) if token not in (self.image_token, int(after[0, 0]))))
+        changed = _OneRun(self, {**inputs, "input_ids": torch.cat([ids[:, :stop], after], 1)})
+        changed.prompt()
+        parts = [*(layer.keys[0] for layer in changed.cache.layers), *(layer.values[0] for layer in changed.cache.layers)]
+        differences = [relative(part[:, : full.shape[1]], full) for part, full in zip(parts, whole, strict=True)]
+        return float(torch.tensor(differences).max())  # not Python's max, which loses a NaN
 
     @torch.no_grad()
     def answer_ids(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[list[int]]:
