@@ -41,7 +41,7 @@ def main(params: Params, key: str) -> None:
     said = stock_answers(model, explain)
     candidates = Candidates(model.processor, references)
     partners = references.to_dicts() if settings.baseline == "swap" else []
-    rows, attention, embeddings, vision, image_keys = [], [], [], [], 0
+    rows, attention, embeddings, vision, otherwise, image_keys = [], [], [], [], [], 0
     with progress(f"capture examples ({key})", len(explain), "examples") as bar:
         for number, row in enumerate(explain.iter_rows(named=True), 1):
             bar.advance()
@@ -69,6 +69,8 @@ def main(params: Params, key: str) -> None:
             rivals = candidates.rivals(row, answer, tokens[0])
             target = Target(settings.target, tokens[0], rivals, tuple(capture.answer_ids[1:]))
             correct = same_answer(stock, row["answer"])
+            if correct and greedy and greedy[0] != tokens[0]:
+                otherwise.append(f"{stock!r} for {answer!r}")
             rows.append(
                 {
                     "id": row["id"],
@@ -97,6 +99,12 @@ def main(params: Params, key: str) -> None:
     faults.warn()
     if (warning := candidates.warning()) and settings.target != "answer_logprob":
         print(warning, file=sys.stderr)
+    if otherwise:
+        print(
+            f"warning: {len(otherwise)} of {len(rows)} answers are correct but begin with another token than the true answer that is explained (the model says "
+            f"{otherwise[0]}); set features.answer: greedy to explain what the model says",
+            file=sys.stderr,
+        )
     features = pl.DataFrame(rows, schema={name: column.dtype for name, column in FEATURES.columns.items()})
     explained = int(features["explained"].sum())
     if not explained:
