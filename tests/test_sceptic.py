@@ -19,11 +19,12 @@ from headflow.attribution.masks import unpack
 from headflow.checks import check_intervention
 from headflow.errors import HeadflowError
 from headflow.models.answering import stock_answers
-from headflow.models.baselines import mean_baseline, swap_baseline
+from headflow.models.baselines import blank_baseline, mean_baseline, swap_baseline
 from headflow.models.lvlm import LVLM, _OneRun
 from headflow.models.processors import load_processor
 from headflow.params import Params
 from headflow.prompts import before_answer, image_span, prompt_text
+from headflow.tables import FEATURES
 from headflow.targets import Target
 from stages import extract_features, prepare_examples, prepare_model, run_ablations, sample_masks
 from tests.families import FAMILIES, QUESTION
@@ -331,3 +332,31 @@ class TestStages:
         assert f"warning: 1 of 4 answers are correct but begin with another token than the true answer that is explained (the model says {said!r}" in (
             capsys.readouterr().err
         )
+
+    def test_a_record_of_another_answer_question_or_setting_is_not_taken(self, project, built, monkeypatch):
+        """Whatever the numbers depend on, changed alone, leaves the store without a record for it."""
+        params = project(built("llava"), [QUESTION] * 6, ["a red house"] * 6, target="answer_logprob", baseline="blank")
+        path, computed = Path("data/features/m/features.parquet"), []
+        features = pl.read_parquet(path)
+        monkeypatch.setattr(run_ablations, "blank_baseline", lambda capture: computed.append(capture.question) or blank_baseline(capture))
+
+        def run(table: pl.DataFrame, settings: Params = params) -> tuple[int, list[float]]:
+            FEATURES.write(table, path)
+            computed.clear()
+            run_ablations.main(settings, "m")
+            return len(computed), pl.read_parquet("data/targets/m.parquet")["target"].to_list()
+
+        before = run(features)
+        assert before[0] == 4
+        assert run(features) == (0, before[1])
+        other_end = features.with_columns(pl.col("answer_tokens").list.head(2))  # the same first token
+        count, targets = run(other_end)
+        assert count == 4 and targets != before[1]
+        for kind in ("logprob", "logit"):
+            first_alone = Params.model_validate(params.model_dump() | {"features": params.features.model_dump() | {"target": kind}})
+            assert run(features, first_alone)[0] == 4
+        for name, value in (("versions", {"torchvision": "0"}), ("engine_version", "another")):
+            with monkeypatch.context() as changed:
+                changed.setattr(run_ablations, name, lambda value=value: value)
+                assert run(features)[0] == 4
+        assert run(features) == (0, before[1])
