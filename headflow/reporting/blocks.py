@@ -176,9 +176,9 @@ def checks(values: Mapping[str, Any]) -> Markup:
     meaning = {
         "identity": "nothing cut, against the untouched model",
         "swap": "every head cut and shown another picture, against the untouched model on that picture",
-        "prefix": "everything before the question, computed alone and with the question",
+        "prefix": "everything before the question, with the question and with another text of its length",
         "effect": "every head cut: the logits must move",
-        "tolerance": "what the first three may reach",
+        "tolerance": "what the first two may reach",
     }
     known = list(meaning)
     values = dict(sorted(values.items(), key=lambda item: known.index(item[0]) if item[0] in known else len(known)))
