@@ -121,7 +121,7 @@ class ModelParams(Group):
     @model_validator(mode="after")
     def _recipe_only_for_embedded(self) -> "ModelParams":
         if self.id != EMBEDDED and (self.recipe is not None or self.source != "shipped"):
-            raise ValueError("`recipe` and `source` belong to models with id 'embedded' only")
+            raise ValueError(f"`recipe` and `source` belong to models with id 'embedded' only, and this one's is {self.id!r}: remove them, or correct the id")
         return self
 
 
@@ -247,19 +247,25 @@ def _explain(error: Any) -> str:
     key = ".".join(places) or "params"
     if error["type"] == "extra_forbidden":
         siblings = _group_at(places[:-1])
-        return f"unknown key {key} = {error['input']!r}; {'.'.join(places[:-1]) or 'the file'} takes {', '.join(siblings)}{_nearest(places[-1], siblings)}"
+        group = ".".join(places[:-1]) or "the file"
+        return f"unknown key {key} = {_short(error['input'])}; {group} takes {', '.join(siblings)}{_nearest(places[-1], siblings)}"
     if error["type"] == "string_pattern_mismatch" and error["loc"][-1] == "[key]":
         return f"{key}: a key has lower-case letters, digits, - and _ only (it names folders, and DVC takes a dot for a level)"
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "model_type":
-        return f"{key} = {error['input']!r}: expected a group with the keys {', '.join(_group_at(places))}"
+        return f"{key} = {_short(error['input'])}: expected a group with the keys {', '.join(_group_at(places))}"
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict):  # a fault between the keys of a group: the whole group would hide it
         return f"{key}: {message}"
     field = _field_at(places)
     meaning = f" ({field.description})" if field is not None and field.description else ""
-    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{meaning}"
+    return f"{key} = {_short(error['input'])}: {message[0].lower()}{message[1:]}{meaning}"
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _nearest(key: str, valid: Any) -> str:

@@ -8,10 +8,11 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
+from headflow.answers import unknown_words
 from headflow.datasets.faults import Faults
 from headflow.errors import HeadflowError
 from headflow.files import write_atomically, write_json
-from headflow.models.answering import Candidates, check_answers, picture_sizes, stock_answers, swap_partner
+from headflow.models.answering import Candidates, check_words, picture_sizes, stock_answers, swap_partner
 from headflow.models.baselines import Baseline, closed_baseline, mean_baseline
 from headflow.models.features import image_attention, same_answer
 from headflow.models.lvlm import LVLM, load_prepared, prepared_processor
@@ -31,9 +32,13 @@ def main(params: Params, key: str) -> None:
     explain, references = (examples.filter(pl.col("split") == split) for split in ("explain", "reference"))
     numbering = "numbered as in the source" if params.examples.source != "scenes" else "the first is 1"
     faults = Faults(f"model {key!r}", numbering, params.examples.on_bad_example, "row" if params.examples.source != "scenes" else "example")
-    if settings.answer == "truth":  # before the weights are loaded
-        check_answers(prepared_processor(paths.model_dir(key)), explain, faults)
-        faults.settle(len(explain))
+    # Before the weights are loaded. The true answers of references are only candidates: one that has no tokens is none.
+    processor = prepared_processor(paths.model_dir(key))
+    check_words(processor, explain, faults, answers=settings.answer == "truth")
+    faults.settle(len(explain))
+    references = references.filter([not unknown_words(processor, question) for question in references["question"]])
+    if references.is_empty():
+        raise HeadflowError(f"model {key!r} knows the words of no reference's question, so there is no baseline; ask in words that it knows")
     model = load_prepared(paths.model_dir(key), params.model(key).device_map)
 
     # First, as it says whether the pictures of a set go together at all.
@@ -113,6 +118,12 @@ def main(params: Params, key: str) -> None:
             "features.only_correct: false"
             if rows
             else f"none of the {len(explain)} examples can be put to model {key!r}; the first: {faults.table()['reason'][0]}"
+        )
+
+    if explained < len(features) / 2:
+        print(
+            f"note: {explained} of {len(features)} examples are explained, as the model answers the others wrongly; features.only_correct: false explains them too",
+            file=sys.stderr,
         )
 
     FEATURES.write(features, folder / "features.parquet")

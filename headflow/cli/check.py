@@ -11,7 +11,7 @@ from rich.console import Console
 from headflow.cli.tables import print_table, table
 from headflow.datasets.scenes.settings import SceneSettings
 from headflow.errors import HeadflowError
-from headflow.params import ModelParams, Params, read_params
+from headflow.params import EMBEDDED, ModelParams, Params, read_params
 
 _EXAMPLES = Path("data/examples.parquet")
 _QUESTION = "What is the main object in the image? Answer with one word."
@@ -46,6 +46,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Load the model, check it, print the table."""
     params = read_params(arguments.params) if arguments.params.exists() else Params(models={"model": ModelParams()})
     settings = params.models.get(arguments.model, ModelParams(id=arguments.model)).model_dump()
+    if arguments.model not in (*params.models, EMBEDDED) and "/" not in arguments.model and not Path(arguments.model).is_dir():
+        keys = ", ".join(params.models) if arguments.params.exists() else "no params file here"
+        raise HeadflowError(f"{arguments.model!r} is no key of `models` in {arguments.params} ({keys}), no folder, and no hub id (owner/name)")
     settings |= {name: given for name in ModelParams.model_fields if (given := getattr(arguments, name, None)) is not None}
 
     from PIL import ImageOps

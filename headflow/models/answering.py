@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from PIL import Image
 
-from headflow.answers import answer_tokens
+from headflow.answers import answer_tokens, unknown_words
 from headflow.datasets.faults import Faults
 from headflow.datasets.selection import KIND
 from headflow.errors import HeadflowError
@@ -20,9 +20,13 @@ _ANSWER_TOKENS, _DESCRIPTION_TOKENS = 12, 64
 _AT_ONCE = 16
 
 
-def check_answers(processor: Any, examples: pl.DataFrame, faults: Faults) -> None:
-    """Note every true answer that this model has no tokens for; no model is needed."""
+def check_words(processor: Any, examples: pl.DataFrame, faults: Faults, *, answers: bool) -> None:
+    """Note every question, and where ``answers`` every true answer, that this model has no tokens for; no model is needed."""
     for number, row in enumerate(examples.iter_rows(named=True), 1):
+        if unknown := unknown_words(processor, row["question"]):
+            faults.add(row["row"] or number, row["id"], f"the question {row['question']!r} holds words that this model does not know: {', '.join(unknown)}")
+        if not answers:
+            continue
         try:
             answer_tokens(processor, row["question"], row["answer"])
         except HeadflowError as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headflow.suffix_pass import Mode
 
 
-@dataclass
+@dataclass(repr=False)
 class Capture:
     """A picture and a question as the model sees them.
 
@@ -67,6 +67,11 @@ class Capture:
     visible: list[Bool[Tensor, "1 1 positions positions"]] | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
     tiling: str = ""
+
+    def __repr__(self) -> str:
+        answer = f", answer of {len(self.answer_ids)} tokens" if self.answer_ids else ""
+        image = self.image.stop - self.image.start
+        return f"Capture({self.question!r}, {len(self.input_ids)} tokens, {image} of them the picture{answer}, {self.mode} prefix, {self.lvlm!r})"
 
     @property
     def prefix(self) -> int:

@@ -34,7 +34,7 @@ Picture = Image.Image | UInt8[np.ndarray, "height width 3"] | bytes | str | Path
 _LESS = "use a smaller picture, bfloat16, quantization, or more devices (device_map)"
 
 
-@dataclass
+@dataclass(repr=False)
 class LVLM:
     """A vision-language model with its processor.
 
@@ -62,6 +62,9 @@ class LVLM:
         if token is None:
             raise HeadflowError(f"{type(self.model).__name__} does not say which token stands for the picture (config.image_token_id); it is not supported")
         self.image_token: int = token
+
+    def __repr__(self) -> str:
+        return f"LVLM({type(self.model).__name__}, {self.layers} × {self.heads} heads, {self.dtype}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +136,8 @@ class LVLM:
             HeadflowError: the picture cannot be read, the prompt has no picture or no question in it, the answer tokenises to
                 nothing, or memory runs out.
         """
+        if not question.strip():
+            raise HeadflowError("the question is empty")
         inputs = self.inputs([picture], question)
         ids = inputs["input_ids"][0].tolist()
         span = image_span(ids, self.image_token)
@@ -432,10 +437,7 @@ def load(
 
         verify(SHIPPED_FOLDER)
         source = SHIPPED_FOLDER
-    elif str(source).startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise HeadflowError(f"model {str(source)!r} cannot be loaded: there is no such folder")
-    elif close := difflib.get_close_matches(str(source), ["embedded"], cutoff=0.8):
-        raise HeadflowError(f"model {str(source)!r} cannot be loaded: did you mean {close[0]!r}?")
+    _check_source(source)
     if dtype not in DTYPES:
         raise HeadflowError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     device, spread = _place(device_map)
@@ -522,8 +524,29 @@ def read_config(source: str | Path, *, revision: str | None = None, trust_remote
     Raises:
         HeadflowError: there is no such model, or the hub cannot be reached.
     """
+    _check_source(source)
     with _loading(source):
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def check_machine(device_map: str, dtype: str, quantization: str | None) -> None:
+    """Raise HeadflowError if this machine lacks the device, or the package for these weights; nothing is loaded."""
+    _place(device_map)
+    if quantization is not None:
+        _quantized(quantization, DTYPES[dtype])
+
+
+def _check_source(source: str | Path) -> None:
+    """What can be told before the hub is asked."""
+    name = str(source)
+    if Path(source).is_dir():
+        return
+    if name.startswith((".", "/", "~")):
+        raise HeadflowError(f"model {name!r} cannot be loaded: there is no such folder")
+    if name.count("/") != 1:
+        close = difflib.get_close_matches(name, ["embedded"], cutoff=0.8)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise HeadflowError(f"model {name!r} cannot be loaded: there is no such folder, and an id on the Hugging Face hub reads owner/name{hint}")
 
 
 def _check_complete(found: dict[str, Any]) -> None:
