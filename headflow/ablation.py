@@ -1,7 +1,7 @@
 """Many masks over one captured example: targets, and their change for every gate at once."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from headflow.gates import Gate, ablate_heads
 from headflow.models.baselines import Baseline, blank_baseline, closed_baseline
 from headflow.models.capture import Capture
 from headflow.suffix import make_bank, prepared, run_suffix
-from headflow.targets import Target
+from headflow.targets import Kind, Target
 
 Masks = Bool[np.ndarray, "masks layers heads"] | Float[np.ndarray, "masks layers heads"] | Tensor
 BatchSize = int | Literal["auto"]
@@ -25,7 +25,7 @@ def run_masks(
     masks: Masks,
     *,
     baseline: Baseline | Literal["blank", "closed"] = "blank",
-    target: Target | None = None,
+    target: Target | Kind | None = None,
     batch_size: BatchSize = "auto",
 ) -> Float[np.ndarray, " masks"]:
     """The target under each mask (Kim et al. 2025, head ablation).
@@ -36,8 +36,9 @@ def run_masks(
             values between mix the two outputs.
         baseline: what ablated heads read: ``"blank"``, a uniform grey picture; ``"closed"``, nothing; or a :class:`Baseline`, such as
             ``mean_baseline(captures)`` or ``swap_baseline(other)`` of :mod:`headflow.models.baselines`.
-        target: what is measured; None = the logit of the model's own first answer token, or the log-probability of the answer
-            that the example was captured with.
+        target: what is measured: a :class:`Target`, or ``"logit"``, ``"logprob"``, ``"margin"`` or ``"answer_logprob"`` of the model's
+            own first answer token or of the answer that the example was captured with; None = the log-probability of that
+            answer if there is one, else the logit of the model's own first token.
         batch_size: masked forwards at once.
 
     Returns:
@@ -57,7 +58,7 @@ def stream_masks(
     masks: Masks,
     *,
     baseline: Baseline | Literal["blank", "closed"] = "blank",
-    target: Target | None = None,
+    target: Target | Kind | None = None,
     batch_size: BatchSize = "auto",
 ) -> Iterator[tuple[int, int, Float[np.ndarray, " batch"]]]:
     """:func:`run_masks`, batch by batch: yields (start, stop, targets) in order as they are done."""
@@ -66,7 +67,7 @@ def stream_masks(
     if masks.ndim != 3 or tuple(masks.shape[1:]) != (lvlm.layers, lvlm.heads):
         raise HeadflowError(f"masks have shape {tuple(masks.shape)}, expected (masks, {lvlm.layers} layers, {lvlm.heads} heads)")
     baseline = _baseline(capture, baseline)
-    target = _target(capture) if target is None else target
+    target = _target(capture, target)
     bank = make_bank(capture, baseline)
 
     def work(start: int, stop: int) -> Float[Tensor, " batch"]:
@@ -82,7 +83,7 @@ def stream_masks(
 
 
 def run_gates(
-    capture: Capture, gates: Sequence[Gate], *, baseline: Baseline | None = None, target: Target | None = None
+    capture: Capture, gates: Sequence[Gate], *, baseline: Baseline | None = None, target: Target | Kind | None = None
 ) -> Float[Tensor, " batch"]:
     """The target under any gates, in one batch; differentiable in their factors.
 
@@ -90,8 +91,9 @@ def run_gates(
         capture: the example.
         gates: the cuts; those that tell forwards apart must agree on their number.
         baseline: what gates with ``reads="baseline"`` read; None = a uniform grey picture, where one is needed.
-        target: what is measured; None = the logit of the model's own first answer token, or the log-probability of the answer
-            that the example was captured with.
+        target: what is measured: a :class:`Target`, or ``"logit"``, ``"logprob"``, ``"margin"`` or ``"answer_logprob"`` of the model's
+            own first answer token or of the answer that the example was captured with; None = the log-probability of that
+            answer if there is one, else the logit of the model's own first token.
 
     Raises:
         HeadflowError: a gate or the baseline does not fit the example.
@@ -103,7 +105,7 @@ def run_gates(
     if baseline is not None and not baseline.keys and any(gate.reads == "baseline" for gate in gates):
         raise HeadflowError("a gate reads the baseline, but the baseline is 'closed'; use reads='nothing'")
     bank = make_bank(capture, baseline) if baseline is not None else make_bank(capture, closed_baseline())
-    target = _target(capture) if target is None else target
+    target = _target(capture, target)
     with prepared(capture):
         logits = run_suffix(capture, bank, gates, last=capture.predicts)
     return target(logits)
@@ -114,7 +116,7 @@ def gate_gradients(
     masks: Masks,
     *,
     baseline: Baseline | Literal["blank", "closed"] = "blank",
-    target: Target | None = None,
+    target: Target | Kind | None = None,
     batch_size: BatchSize = "auto",
 ) -> tuple[Float[np.ndarray, " masks"], Float[np.ndarray, "masks layers heads"]]:
     """The target at each mask and its derivative for every head's gate, by one forward and one backward pass.
@@ -128,7 +130,7 @@ def gate_gradients(
     """
     lvlm = capture.lvlm
     baseline = _baseline(capture, baseline)
-    target = _target(capture) if target is None else target
+    target = _target(capture, target)
     bank = make_bank(capture, baseline)
     corners = _as_tensor(masks).float()
     targets = np.empty(len(corners), np.float32)
@@ -149,11 +151,15 @@ def gate_gradients(
     return targets, gradients
 
 
-def _target(capture: Capture) -> Target:
-    """What is measured unless it is said: the whole answer that the example was captured with, or the logit of the model's own first token."""
-    if capture.answer_ids:
-        return Target("answer_logprob", capture.answer_ids[0], rest=tuple(capture.answer_ids[1:]))
-    return Target("logit", capture.greedy_token())
+def _target(capture: Capture, target: Target | Kind | None) -> Target:
+    """What is measured: by default the log-probability of the answer that the example was captured with, or the logit of the model's own
+    first token; a kind by its name is that of the same answer."""
+    if callable(target):  # a Target, or whatever else gives a number for each row of logits
+        return target
+    if target is not None and target not in get_args(Kind):
+        raise HeadflowError(f"target = {target!r}: must be one of {', '.join(get_args(Kind))}, or a headflow.targets.Target")
+    first, *rest = capture.answer_ids or [capture.greedy_token()]
+    return Target(target or ("answer_logprob" if capture.answer_ids else "logit"), first, rest=tuple(rest))
 
 
 def _baseline(capture: Capture, baseline: Baseline | str) -> Baseline:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from headflow.errors import HeadflowError
-from headflow.prompts import prompt_text
+from headflow.prompts import before_answer, prompt_text
 
 
 def adds_specials(processor: Any, text: str) -> bool:
@@ -16,18 +16,26 @@ def answer_tokens(processor: Any, question: str, answer: str) -> list[int]:
     """Ids of the tokens of ``answer`` when it follows the prompt that asks ``question``; what would end it is not among them.
 
     Raises:
-        HeadflowError: the answer tokenises to nothing, or begins with an unknown token.
+        HeadflowError: the answer tokenises to nothing, or holds an unknown token.
     """
     tokenizer = processor.tokenizer
-    # After a role's colon the answer begins with a space, after a line break it does not.
     text = prompt_text(processor, question)
     options = {"add_special_tokens": adds_specials(processor, text)}
     answer = answer.strip()
-    whole = tokenizer(text + (answer if text[-1:].isspace() else " " + answer), **options)["input_ids"]
+    whole = tokenizer(text + before_answer(processor, question) + answer, **options)["input_ids"]
     prompt = tokenizer(text, **options)["input_ids"]
     rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else tokenizer(answer, add_special_tokens=False)["input_ids"]
     if not rest or not answer:
         raise HeadflowError(f"the answer {answer!r} tokenises to nothing")
-    if rest[0] == tokenizer.unk_token_id:
-        raise HeadflowError(f"the answer {answer!r} begins with a token that this model does not know")
+    if unknown := unknown_words(processor, answer):
+        raise HeadflowError(f"the answer {answer!r} holds words that this model does not know: {', '.join(unknown)}")
     return list(rest)
+
+
+def unknown_words(processor: Any, text: str) -> list[str]:
+    """Words of ``text`` that the tokenizer gives its unknown token for; most tokenizers have a token for every byte and so none."""
+    tokenizer = processor.tokenizer
+    if tokenizer.unk_token_id is None:
+        return []
+    words = dict.fromkeys(text.split())
+    return [word for word in words if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]]

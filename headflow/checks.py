@@ -21,11 +21,11 @@ class Checks:
     Attributes:
         identity: nothing ablated, against the stock forward.
         swap: all heads ablated with another picture's keys and values, against the stock forward on that picture.
-        prefix: keys and values of the shared prefix in a run that ends with it, against those of the full run. Where they
-            differ by more than rounding no prefix is shared and every masked run goes through the whole sequence; None
-            where the picture stands in no sequence.
+        prefix: keys and values of the shared prefix with another text after it, against those with the question. Where they
+            differ no prefix is shared and every masked run goes through the whole sequence; None where the picture stands
+            in no sequence.
         effect: how far ablating all heads moves the logits.
-        tolerance: what identity and swap may reach, and the prefix to be shared.
+        tolerance: what identity and swap may reach.
     """
 
     identity: float
@@ -49,10 +49,10 @@ def check_intervention(capture: Capture, other: Capture) -> Checks:
     name = type(model.model).__name__
 
     prefix = model.prefix_difference(capture) if capture.mode != "cross" else None
-    if capture.mode == "shared" and prefix is not None and not prefix <= tolerance:
+    if capture.mode == "shared" and prefix is not None and not prefix <= model.prefix_limit:
         raise HeadflowError(
-            f"prefix check failed for {name}: keys and values before the end of the picture change by {prefix:.2g} (allowed {tolerance:.0e}) when the text "
-            "after it is left out, with this picture and question though not with the first; set the model's prefix_mode = 'recomputed'"
+            f"prefix check failed for {name}: keys and values before the end of the picture change by {prefix:.2g} (allowed {model.prefix_limit:.0e}) when the "
+            "text after it is another, with this picture and question though not with the first; set the model's prefix_mode = 'recomputed'"
         )
     swapped = swap_baseline(other)
     bank = make_bank(capture, swapped)

@@ -77,7 +77,9 @@ class HuggingFaceParams(Group):
 class ExamplesParams(Group):
     """Which pictures and questions (stage prepare_examples)."""
 
-    source: Literal["scenes", "folder", "coco", "huggingface", "planted"] = Field("scenes", description="where examples come from; see docs/data.md; planted = pictures for planted models")
+    source: Literal["scenes", "folder", "coco", "huggingface", "planted"] = Field(
+        "scenes", description="where examples come from; see docs/data.md; planted = pictures for planted models"
+    )
     questions: list[QuestionKind] = Field(["object"], min_length=1, description="scenes only: question kinds asked about each scene")
     count: int = Field(48, ge=2, le=100_000, description="pictures to explain")
     references: int = Field(64, ge=2, le=10_000, description="further pictures, for the baselines only")
@@ -86,7 +88,9 @@ class ExamplesParams(Group):
     picture_size: Annotated[list[Annotated[int, Field(ge=1, le=8192)]], Field(min_length=2, max_length=2)] | None = Field(
         None, description="all but scenes and planted: [width, height] that pictures are cut (at the centre) and scaled to, pixels; null = as they are"
     )
-    on_bad_example: Literal["stop", "skip"] = Field("stop", description="all but scenes and planted: stop at faulty rows, or leave them out and list them in the report")
+    on_bad_example: Literal["stop", "skip"] = Field(
+        "stop", description="all but scenes and planted: stop at faulty rows, or leave them out and list them in the report"
+    )
     max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="all but scenes and planted: a picture with more pixels is refused, unopened")
     scenes: SceneSettings = Field(default_factory=SceneSettings, description="how scenes are rendered")
     folder: FolderParams = Field(default_factory=FolderParams, description="a folder of pictures with a manifest")
@@ -125,7 +129,7 @@ class ModelParams(Group):
     @model_validator(mode="after")
     def _each_kind_has_its_own_keys(self) -> "ModelParams":
         if self.id != EMBEDDED and (self.recipe is not None or self.source != "shipped"):
-            raise ValueError("`recipe` and `source` belong to models with id 'embedded' only")
+            raise ValueError(f"`recipe` and `source` belong to models with id 'embedded' only, and this one's is {self.id!r}: remove them, or correct the id")
         if (self.id == PLANTED) != (self.circuit is not None):
             raise ValueError(
                 f"id is 'planted', but `circuit` names none of {', '.join(get_args(Circuit))}" if self.id == PLANTED
@@ -157,7 +161,12 @@ class MasksParams(Group):
         None, gt=0.0, lt=1.0, description="stop an example when the estimated relative error of its attributions is this small; null = run all fit masks"
     )
     held_out: int = Field(128, ge=8, le=100_000, description="independent Bernoulli masks that judge the fit")
-    ablation_probability: float = Field(0.5, gt=0.0, lt=1.0, description="chance that a head is ablated (bernoulli and antithetic); other than 0.5, sets of other heads are weighted by their size")
+    ablation_probability: float = Field(
+        0.5,
+        gt=0.0,
+        lt=1.0,
+        description="chance that a head is ablated (bernoulli and antithetic); other than 0.5, sets of other heads are weighted by their size",
+    )
     seed: Seed = Field(0, description="seed of the masks; mask i depends on it and on i alone")
 
     @model_validator(mode="after")
@@ -308,19 +317,25 @@ def _explain(error: Any) -> str:
     key = ".".join(places) or "params"
     if error["type"] == "extra_forbidden":
         siblings = _group_at(places[:-1])
-        return f"unknown key {key} = {error['input']!r}; {'.'.join(places[:-1]) or 'the file'} takes {', '.join(siblings)}{_nearest(places[-1], siblings)}"
+        group = ".".join(places[:-1]) or "the file"
+        return f"unknown key {key} = {_short(error['input'])}; {group} takes {', '.join(siblings)}{_nearest(places[-1], siblings)}"
     if error["type"] == "string_pattern_mismatch" and error["loc"][-1] == "[key]":
         return f"{key}: a key has lower-case letters, digits, - and _ only (it names folders, and DVC takes a dot for a level)"
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "model_type":
-        return f"{key} = {error['input']!r}: expected a group with the keys {', '.join(_group_at(places))}"
+        return f"{key} = {_short(error['input'])}: expected a group with the keys {', '.join(_group_at(places))}"
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict):  # a fault between the keys of a group: the whole group would hide it
         return f"{key}: {message}"
     field = _field_at(places)
     meaning = f" ({field.description})" if field is not None and field.description else ""
-    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{meaning}"
+    return f"{key} = {_short(error['input'])}: {message[0].lower()}{message[1:]}{meaning}"
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _nearest(key: str, valid: Any) -> str:

@@ -1,7 +1,9 @@
 """Chat prompts and the role of every token in them: system, image, question, role, final, answer."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -11,6 +13,9 @@ from headflow.errors import HeadflowError
 ROLES = ("system", "image", "question", "role", "final", "answer")
 # Put in the question's place to see where a template writes it: letters alone, which no template has a reason to change.
 _PLACE = "headflowquestion"
+# Some templates tell the model the date (Mistral 3): a prompt is to be the same tomorrow, and in every stage of a run.
+_TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_THAT_DAY = datetime(2025, 1, 1)
 
 
 def chat(processor: Any, question: str, answer: str | None = None) -> str:
@@ -27,9 +32,8 @@ def chat(processor: Any, question: str, answer: str | None = None) -> str:
         if not _is_paligemma(processor):
             raise HeadflowError("this model's processor has no chat template; add chat_template.jinja to the checkpoint folder")
         return processor.image_token + question + ("" if answer is None else "\n" + answer)
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     try:
-        prompt = processor.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+        prompt = processor.apply_chat_template([_message(question)], chat_template=template, add_generation_prompt=True, tokenize=False)
     except (TemplateError, TypeError, ValueError) as error:
         raise HeadflowError(f"the chat template cannot write a message that holds a picture and a question ({error}); is it one for text alone?") from error
     return prompt + (answer or "")
@@ -44,6 +48,32 @@ def prompt_text(processor: Any, question: str) -> str:
     if _template(processor) is not None or not _is_paligemma(processor):
         return chat(processor, question)
     return f"{processor.image_token}{processor.tokenizer.bos_token}{question}\n"
+
+
+def before_answer(processor: Any, question: str) -> str:
+    """What stands between the prompt and an answer: white space, or nothing, as the chat template writes an answer of the model.
+
+    Where that does not go on from the prompt: a space after a word or a role's colon, nothing after a line break.
+    """
+    text = prompt_text(processor, question)
+    template, place = _template(processor), _PLACE
+    while place in text:
+        place += "x"
+    # Templates take the text of an answer as a part, like the question's, or as it is.
+    for content in () if template is None else ([{"type": "text", "text": place}], place):
+        try:
+            messages = [_message(question), {"role": "assistant", "content": content}]
+            whole = processor.apply_chat_template(messages, chat_template=template, tokenize=False)
+        except (TemplateError, TypeError, ValueError):
+            continue
+        between, found, _ = whole.removeprefix(text).partition(place)
+        if whole.startswith(text) and found and not between.strip():
+            return between
+    return "" if text[-1:].isspace() else " "
+
+
+def _message(question: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
 
 
 def around_question(processor: Any, question: str) -> tuple[str, str]:
@@ -67,7 +97,8 @@ def around_question(processor: Any, question: str) -> tuple[str, str]:
 def _template(processor: Any) -> str | None:
     """The chat template of the processor or, in older checkpoints, of its tokenizer alone."""
     own = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
-    return own.get("default") if isinstance(own, dict) else own or None
+    template = own.get("default") if isinstance(own, dict) else own
+    return _TODAY.sub(lambda call: repr(_THAT_DAY.strftime(call[2])), template) if template else None
 
 
 def _is_paligemma(processor: Any) -> bool:

@@ -8,10 +8,11 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
+from headflow.answers import unknown_words
 from headflow.datasets.faults import Faults
 from headflow.errors import HeadflowError
 from headflow.files import write_atomically, write_json
-from headflow.models.answering import Candidates, check_answers, picture_sizes, stock_answers, swap_partner
+from headflow.models.answering import Candidates, check_words, picture_sizes, stock_answers, swap_partner
 from headflow.models.baselines import Baseline, closed_baseline, mean_baseline
 from headflow.models.features import image_attention, same_answer
 from headflow.models.lvlm import LVLM, load_prepared, prepared_processor
@@ -29,11 +30,16 @@ def main(params: Params, key: str) -> None:
     examples = EXAMPLES.read(paths.EXAMPLES)
     examples = examples.with_columns(picture_sizes(examples))
     explain, references = (examples.filter(pl.col("split") == split) for split in ("explain", "reference"))
-    numbering = "numbered as in the source" if params.examples.source != "scenes" else "the first is 1"
-    faults = Faults(f"model {key!r}", numbering, params.examples.on_bad_example, "row" if params.examples.source != "scenes" else "example")
-    if settings.answer == "truth":  # before the weights are loaded
-        check_answers(prepared_processor(paths.model_dir(key)), explain, faults)
-        faults.settle(len(explain))
+    own = params.examples.source not in ("scenes", "planted")
+    numbering = "numbered as in the source" if own else "the first is 1"
+    faults = Faults(f"model {key!r}", numbering, params.examples.on_bad_example, "row" if own else "example")
+    # Before the weights are loaded. The true answers of references are only candidates: one that has no tokens is none.
+    processor = prepared_processor(paths.model_dir(key))
+    check_words(processor, explain, faults, answers=settings.answer == "truth")
+    faults.settle(len(explain))
+    references = references.filter([not unknown_words(processor, question) for question in references["question"]])
+    if references.is_empty():
+        raise HeadflowError(f"model {key!r} knows the words of no reference's question, so there is no baseline; ask in words that it knows")
     model = load_prepared(paths.model_dir(key), params.model(key).device_map)
 
     # First, as it says whether the pictures of a set go together at all.
@@ -41,14 +47,17 @@ def main(params: Params, key: str) -> None:
     said = stock_answers(model, explain)
     candidates = Candidates(model.processor, references)
     partners = references.to_dicts() if settings.baseline == "swap" else []
-    rows, attention, embeddings, vision, image_keys = [], [], [], [], 0
+    rows, attention, embeddings, vision, otherwise, image_keys = [], [], [], [], [], 0
     with progress(f"capture examples ({key})", len(explain), "examples") as bar:
         for number, row in enumerate(explain.iter_rows(named=True), 1):
             bar.advance()
             if (place := row["row"] or number) in faults:
                 continue
-            stock = model.text(said[row["id"]])
-            answer, tokens = (row["answer"], None) if settings.answer == "truth" else (stock, said[row["id"]])
+            if isinstance(greedy := said[row["id"]], HeadflowError):
+                faults.add(place, row["id"], str(greedy))
+                continue
+            stock = model.text(greedy)
+            answer, tokens = (row["answer"], None) if settings.answer == "truth" else (stock, greedy)
             partner = swap_partner(partners, row, generator(settings.seed, "swap", number - 1).random())
             if tokens is not None and not tokens:
                 faults.add(place, row["id"], "the model answers nothing, so there is no answer to explain")
@@ -66,6 +75,8 @@ def main(params: Params, key: str) -> None:
             rivals = candidates.rivals(row, answer, tokens[0])
             target = Target(settings.target, tokens[0], rivals, tuple(capture.answer_ids[1:]))
             correct = same_answer(stock, row["answer"])
+            if correct and greedy and greedy[0] != tokens[0]:
+                otherwise.append(f"{stock!r} for {answer!r}")
             rows.append(
                 {
                     "id": row["id"],
@@ -94,6 +105,12 @@ def main(params: Params, key: str) -> None:
     faults.warn()
     if (warning := candidates.warning()) and settings.target != "answer_logprob":
         print(warning, file=sys.stderr)
+    if otherwise:
+        print(
+            f"warning: {len(otherwise)} of {len(rows)} answers are correct but begin with another token than the true answer that is explained (the model says "
+            f"{otherwise[0]}); set features.answer: greedy to explain what the model says",
+            file=sys.stderr,
+        )
     features = pl.DataFrame(rows, schema={name: column.dtype for name, column in FEATURES.columns.items()})
     explained = int(features["explained"].sum())
     if not explained:
@@ -102,6 +119,13 @@ def main(params: Params, key: str) -> None:
             "features.only_correct: false"
             if rows
             else f"none of the {len(explain)} examples can be put to model {key!r}; the first: {faults.table()['reason'][0]}"
+        )
+
+    if explained < len(features) / 2:
+        print(
+            f"note: {explained} of {len(features)} examples are explained, as the model answers the others wrongly; features.only_correct: false explains "
+            "them too",
+            file=sys.stderr,
         )
 
     FEATURES.write(features, folder / "features.parquet")

@@ -44,6 +44,10 @@ def planted_scores(model: str) -> Path:
     return DATA / "planted" / f"{model}.parquet"
 
 
+def interactions_dir(model: str) -> Path:
+    return DATA / "interactions" / model
+
+
 def report_dir(model: str) -> Path:
     return REPORTS / model
 

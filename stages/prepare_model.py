@@ -22,6 +22,10 @@ _TRAINING = Path(".headflow/training")
 
 def main(params: Params, key: str) -> None:
     model, folder = params.model(key), paths.model_dir(key)
+    if model.device_map != "auto" or model.quantization is not None:
+        from headflow.models.lvlm import check_machine
+
+        check_machine(model.device_map, model.dtype, model.quantization)
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     if model.id == EMBEDDED:
         shipped = read_recipe(SHIPPED_FOLDER)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +15,21 @@ from headflow.attribution.masks import unpack
 from headflow.attribution.regression import resolve_estimator
 from headflow.attribution.shapley import mask_weights
 from headflow.checks import check_intervention
-from headflow.errors import HeadflowError
-from headflow.execution.fingerprint import digest, digest_json, engine_version
 from headflow.execution.runs import run_example, run_gradients
 from headflow.execution.store import ResultStore
 from headflow.files import write_json
-from headflow.models.baselines import Baseline, blank_baseline, swap_baseline
-from headflow.models.capture import Capture
-from headflow.models.lvlm import LVLM, load_prepared, open_picture
-from headflow.models.prepared import read_prepared
+from headflow.models.lvlm import open_picture
 from headflow.params import Params
 from headflow.progress import Counter, progress
-from headflow.tables import EXAMPLES, FEATURES, GRADIENTS, MASKS, TARGETS
-from headflow.targets import Target
+from headflow.tables import GRADIENTS, MASKS, TARGETS
 from stages import paths
 from stages.door import enter
+from stages.subjects import Subjects, fed_answer
 
 
 def main(params: Params, key: str) -> None:
-    settings, prepared = params.features, read_prepared(paths.model_dir(key))
-    examples = EXAMPLES.read(paths.EXAMPLES)
-    features = FEATURES.read(paths.features_dir(key) / "features.parquet").filter(pl.col("explained"))
+    settings, subjects = params.features, Subjects(params, key)
+    prepared, model = subjects.prepared, subjects.model
     table = MASKS.read(paths.masks(key))
     corner = (table["purpose"] == "corner").to_numpy()
     corners, corner_numbers = unpack(table.filter(corner)["bits"].to_list(), prepared.layers, prepared.heads), table.filter(corner)["mask"]
@@ -51,46 +44,17 @@ def main(params: Params, key: str) -> None:
     # Plain regression needs two masks a head to tell heads apart.
     least = 0 if estimator in ("prior", "gradient", "lasso") else 2 * prepared.layers * prepared.heads
     weights = mask_weights(masks[first_fit:], params.masks.design, params.masks.estimand)
-    model: LVLM = load_prepared(paths.model_dir(key), params.model(key).device_map)
-    shared = Baseline.load(paths.features_dir(key) / "baseline.safetensors", model.device, model.dtype)
-
-    chosen = features.join(examples.drop("split"), on="id", how="inner", maintain_order="left")
-    if len(chosen) != len(features):
-        raise HeadflowError(f"{paths.features_dir(key)}: made from other examples than {paths.EXAMPLES}; run `dvc repro`")
-    pictures = dict(zip(examples["id"], examples["image"], strict=True))
-
-    first = chosen.row(0, named=True)
+    first = subjects.rows.row(0, named=True)
     fed = fed_answer(settings.target, first)
     # Its own negative: a picture of the same size that is surely another.
     other = ImageOps.invert(open_picture(first["image"]))
     checks = check_intervention(model.capture(first["image"], first["question"], fed), model.capture(other, first["question"], fed))
 
-    # All that the numbers of every example depend on.
-    common = digest_json(
-        {
-            "engine": engine_version(), "model": prepared.fingerprint, "dtype": prepared.dtype, "attn": prepared.attn,
-            "quantization": prepared.quantization, "device": model.device.type,
-            "torch": version("torch"), "transformers": version("transformers"), "baseline": shared.fingerprint(), "target": settings.target,
-        }
-    )  # fmt: skip
     results, slopes = [], []
-    work = len(chosen) * (len(masks) + len(corners))
+    work = len(subjects) * (len(masks) + len(corners))
     with ResultStore(Path(params.ablation.store)) as store, progress(f"masked forwards ({key})", work, "masks") as bar:
-        for row in chosen.iter_rows(named=True):
-            fed = fed_answer(settings.target, row)
-            target = Target(settings.target, row["answer_tokens"][0], tuple(row["rival_tokens"]), tuple(fed[1:]))
-            swapped = pictures[row["swap_partner"]] if settings.baseline == "swap" else b""
-            rivals = target.candidates if target.kind == "margin" else ()
-            context = digest(common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
-
-            @cache
-            def prepare(row: dict = row, target: Target = target, swapped: bytes = swapped, fed: list[int] = fed) -> tuple[Capture, Baseline, Target]:
-                capture = model.capture(row["image"], row["question"], fed)
-                if swapped:
-                    baseline = swap_baseline(model.capture(swapped, row["question"]))
-                else:
-                    baseline = blank_baseline(capture) if settings.baseline == "blank" else shared
-                return capture, baseline, target
+        for subject in subjects:
+            context, prepare = subject.context, cache(subject.prepare)
 
             def count(computed: int, found: int) -> None:
                 bar.advance(computed)
@@ -100,7 +64,7 @@ def main(params: Params, key: str) -> None:
             gradients = None
             if len(corners):
                 at_corners, gradients = run_gradients(store, context, corners, prepare, **options)
-                slopes.append(corner_rows(row["id"], corner_numbers, at_corners, gradients))
+                slopes.append(corner_rows(subject.id, corner_numbers, at_corners, gradients))
             if params.masks.precision is None:
                 values = run_example(store, context, masks, prepare, starts=starts, **options)
             else:
@@ -110,22 +74,22 @@ def main(params: Params, key: str) -> None:
                 values, _ = run_until_precise(
                     masks[first_fit:], first_masks(store, context, masks[first_fit:], prepare, params.ablation.batch_size, bar), params.masks.precision,
                     least=least, estimator=estimator, gradients=gradients, estimand=params.masks.estimand, ends=ends, weights=weights,
-                    names=[row["id"]], seed=params.fit.seed,
+                    names=[subject.id], seed=params.fit.seed,
                 )  # fmt: skip
                 bar.skip(len(masks) - first_fit - (bar.done - before))  # found in the store, or not needed
                 values = np.concatenate([others, values])
-            results.append(pl.DataFrame({"id": [row["id"]] * len(values), "mask": table["mask"][: len(values)], "target": values.astype(np.float64)}))
+            results.append(pl.DataFrame({"id": [subject.id] * len(values), "mask": table["mask"][: len(values)], "target": values.astype(np.float64)}))
     targets = pl.concat(results)
     TARGETS.write(targets, paths.targets(key))
     GRADIENTS.write(pl.concat(slopes) if slopes else pl.DataFrame(schema=_GRADIENTS), paths.gradients(key))
     write_json(
         paths.metrics("run_ablations", key),
         {
-            "examples": len(chosen),
+            "examples": len(subjects),
             "masks": len(masks),
             "masked_forwards": len(targets),
             "corners": len(corners),
-            "gradient_runs": len(chosen) * len(corners),
+            "gradient_runs": len(subjects) * len(corners),
             "prefix_mode": model.prefix_mode,
             "checks": {name: None if value is None else float(f"{value:.2g}") for name, value in vars(checks).items()},
         },
@@ -152,11 +116,6 @@ def corner_rows(name: str, corners: pl.Series, targets: np.ndarray, gradients: n
     """The gradients of one example as rows of a GRADIENTS table."""
     columns = {"id": [name] * len(corners), "mask": corners, "target": targets.astype(np.float64), "gradient": gradients.reshape(len(corners), -1)}
     return pl.DataFrame(columns).cast(_GRADIENTS)
-
-
-def fed_answer(target: str, row: dict) -> list[int]:
-    """The answer that is fed to the model: the whole one where its log-probability is the target, else none."""
-    return row["answer_tokens"] if target == "answer_logprob" else []
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """The examples that a model's masked runs are about: how each is captured, what is measured, and what its numbers depend on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 
 import polars as pl
 
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, digest_json, engine_version
-from headflow.models.baselines import Baseline, blank_baseline, swap_baseline
+from headflow.models.baselines import Baseline, blank_baseline, mean_baseline, swap_baseline
 from headflow.models.capture import Capture
 from headflow.models.lvlm import LVLM, load_prepared
 from headflow.models.prepared import PreparedModel, read_prepared
@@ -24,6 +25,9 @@ class Subject:
 
     Attributes:
         context: fingerprint of all that its numbers depend on, masks apart.
+        fed: the answer that is fed to the model: the whole one where its log-probability is the target, else none.
+        swapped: the picture whose keys ablated heads read, where the baseline is ``swap``.
+        mean_with: the mean baseline for a question, where the picture's keys depend on the text after it.
     """
 
     id: str
@@ -34,6 +38,7 @@ class Subject:
     swapped: bytes
     baseline: str
     shared: Baseline
+    mean_with: Callable[[str], Baseline]
     model: LVLM
 
     def prepare(self) -> tuple[Capture, Baseline, Target]:
@@ -41,6 +46,8 @@ class Subject:
         capture = self.model.capture(self.row["image"], self.row["question"], self.fed)
         if self.swapped:
             return capture, swap_baseline(self.model.capture(self.swapped, self.row["question"])), self.target
+        if self.baseline == "mean" and capture.mode == "recomputed":
+            return capture, self.mean_with(self.row["question"]), self.target
         return capture, blank_baseline(capture) if self.baseline == "blank" else self.shared, self.target
 
 
@@ -61,7 +68,13 @@ class Subjects:
         self.model = load_prepared(paths.model_dir(key), params.model(key).device_map)
         self.shared = Baseline.load(paths.features_dir(key) / "baseline.safetensors", self.model.device, self.model.dtype)
         self._pictures = dict(zip(examples["id"], examples["image"], strict=True))
-        self._common = _common(self.prepared, self.model, self.shared, self.settings.target)
+        references = examples.filter(pl.col("split") == "reference").unique("scene", maintain_order=True)["image"]
+
+        @lru_cache(maxsize=2)
+        def mean_with(question: str) -> Baseline:
+            return mean_baseline(self.model.capture(picture, question) for picture in references)
+
+        self._mean_with = mean_with
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,14 +84,16 @@ class Subjects:
         return self.rows["id"].to_list()
 
     def __iter__(self) -> Iterator[Subject]:
+        if self.model.prefix_mode is None and len(self.rows):
+            self.model.capture(self.rows["image"][0], self.rows["question"][0])  # finds it out
+        common = _common(self.prepared, self.model, self.shared, self.settings.target)
         for row in self.rows.iter_rows(named=True):
-            # The answer is fed to the model where its whole log-probability is the target.
-            fed = row["answer_tokens"] if self.settings.target == "answer_logprob" else []
+            fed = fed_answer(self.settings.target, row)
             target = Target(self.settings.target, row["answer_tokens"][0], tuple(row["rival_tokens"]), tuple(fed[1:]))
             swapped = self._pictures[row["swap_partner"]] if self.settings.baseline == "swap" else b""
             rivals = target.candidates if target.kind == "margin" else ()
-            context = digest(self._common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
-            yield Subject(row["id"], row, target, context, fed, swapped, self.settings.baseline, self.shared, self.model)
+            context = digest(common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
+            yield Subject(row["id"], row, target, context, fed, swapped, self.settings.baseline, self.shared, self._mean_with, self.model)
 
 
 def _common(prepared: PreparedModel, model: LVLM, shared: Baseline, target: str) -> str:
@@ -86,7 +101,23 @@ def _common(prepared: PreparedModel, model: LVLM, shared: Baseline, target: str)
     return digest_json(
         {
             "engine": engine_version(), "model": prepared.fingerprint, "dtype": prepared.dtype, "attn": prepared.attn,
-            "quantization": prepared.quantization, "device": model.device.type,
-            "torch": version("torch"), "transformers": version("transformers"), "baseline": shared.fingerprint(), "target": target,
+            "quantization": prepared.quantization, "device": model.device.type, "prefix_mode": model.prefix_mode, "packages": versions(),
+            "baseline": shared.fingerprint(), "target": target,
         }
     )  # fmt: skip
+
+
+def versions() -> dict[str, str | None]:
+    """The packages that a masked forward's numbers depend on: where torchvision is there, pictures are scaled by it, for one."""
+    found: dict[str, str | None] = {}
+    for name in ("torch", "transformers", "tokenizers", "torchvision", "pillow", "accelerate", "bitsandbytes"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def fed_answer(target: str, row: dict) -> list[int]:
+    """The answer that is fed to the model: the whole one where its log-probability is the target, else none."""
+    return row["answer_tokens"] if target == "answer_logprob" else []

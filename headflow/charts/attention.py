@@ -6,6 +6,9 @@ import polars as pl
 from headflow.charts import theme
 from headflow.charts.heads import head_tooltip
 
+PLOT = (560, 320)
+"""Width and height inside the axes, pixels, about: for finding room for names."""
+
 
 def attention_scatter(heads: pl.DataFrame, even_share: float, unit: str = "logits", named: int = 6) -> alt.LayerChart:
     """Share of attention on the image against mean attribution, a point a head (``numbers.attention_by_head``).
@@ -27,21 +30,28 @@ def attention_scatter(heads: pl.DataFrame, even_share: float, unit: str = "logit
         color=alt.Color("layer:Q", title="layer", scale=alt.Scale(scheme=theme.MAGNITUDE), legend=alt.Legend(gradientLength=140, format="d")), tooltip=tooltip
     )
     spans = base.mark_rule(opacity=0.35, color=theme.QUIET).encode(y=alt.Y("low:Q", title=f"mean attribution, {unit}"), y2="high:Q")
-    names = [_names(part, side) for side, part in _apart(rows, reach, named).group_by("side") if part.height]
+    names = [_names(part, side) for side, part in _apart(rows, reach, named).group_by("side", maintain_order=True) if part.height]
     layers = alt.layer(theme.rule_y(0), theme.rule_x(even_share, "evenly spread", left=even_share > 0.7 * reach), spans, points, *names)
     return layers.properties(width=theme.WIDTH, height=380, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
 
 
 def _apart(rows: pl.DataFrame, reach: float, most: int) -> pl.DataFrame:
-    """The strongest heads whose names do not run into one another, with the ``side`` of the point where there is room."""
-    height = float((rows["mean"].max() or 0.0) - (rows["mean"].min() or 0.0)) or 1.0
-    kept: list[dict] = []
-    for row in rows.drop_nulls(["mean", "attention"]).sort(pl.col("mean").abs(), descending=True).head(2 * most).iter_rows(named=True):
-        if all(abs(row["attention"] - other["attention"]) > reach / 7 or abs(row["mean"] - other["mean"]) > height / 20 for other in kept):
-            kept.append(row)
-    return pl.DataFrame(kept[:most], schema=rows.schema).with_columns(
-        pl.when(pl.col("attention") > reach / 8).then(pl.lit("left")).otherwise(pl.lit("right")).alias("side")
-    )
+    """The strongest heads that have room for a name beside them, clear of points and of other names, with the ``side`` where it is."""
+    known = rows.drop_nulls(["mean", "attention"])
+    ends = [value for name in ("mean", "low", "high") for value in known[name].drop_nulls().to_list()]
+    across, up = PLOT[0] / reach, PLOT[1] / ((max(ends) - min(ends)) or 1.0) if ends else 1.0  # pixels a unit
+    points = [(row["attention"] * across, row["mean"] * up) for row in known.iter_rows(named=True)]
+    kept, taken = [], []
+    for row in known.sort(pl.col("mean").abs(), descending=True).head(2 * most).iter_rows(named=True):
+        x, y, width = row["attention"] * across, row["mean"] * up, 7 * len(row["name_of_head"])
+        for side, start in (("left", x - 8 - width), ("right", x + 8)):
+            stop = start + width
+            free = start >= 0 and stop <= PLOT[0] and not any(start - 5 < px < stop + 5 and abs(py - y) < 11 for px, py in points)
+            if free and not any(start < right and left < stop and abs(y - height) < 14 for left, right, height in taken):
+                kept.append(row | {"side": side})
+                taken.append((start, stop, y))
+                break
+    return pl.DataFrame(kept[:most], schema={**rows.schema, "side": pl.String})
 
 
 def _names(part: pl.DataFrame, side: tuple) -> alt.Chart:

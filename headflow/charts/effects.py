@@ -31,7 +31,7 @@ def effect_sums(attributions: pl.DataFrame, fits: pl.DataFrame, head_summary: pl
     total = bars["mean"][0]
     stock = theme.rule_x(total) if total is not None else theme.rule_x(0)
     left = base.mark_bar(height=24).encode(x=x, color=colour) + base.mark_rule(color=theme.INK, strokeWidth=1.4).encode(x="low:Q", x2="high:Q") + stock
-    return alt.hconcat(left.properties(width=225, height=240), _per_head(head_summary, unit), spacing=24)
+    return alt.hconcat(left.properties(width=225, height=240, title="All heads together"), _per_head(head_summary, unit), spacing=24)
 
 
 def _per_head(head_summary: pl.DataFrame, unit: str) -> alt.LayerChart:
@@ -40,7 +40,6 @@ def _per_head(head_summary: pl.DataFrame, unit: str) -> alt.LayerChart:
     low, high = min(0.0, *known), max(0.0, *known)
     ends = pl.DataFrame({"x": [low, high], "y": [low, high]})
     same = alt.Chart(ends).mark_line(color=theme.RULE, strokeDash=[4, 3], strokeWidth=1).encode(x="x:Q", y="y:Q")
-    text = alt.Chart(ends.tail(1)).mark_text(align="right", dx=-8, dy=4, color=theme.QUIET, text="equal").encode(x="x:Q", y="y:Q")
     points = (
         alt.Chart(rows)
         .mark_point(size=48, opacity=0.9)
@@ -51,4 +50,4 @@ def _per_head(head_summary: pl.DataFrame, unit: str) -> alt.LayerChart:
             tooltip=head_tooltip(unit),
         )
     )
-    return (theme.rule_x(0) + theme.rule_y(0) + same + text + points).properties(width=225, height=240)
+    return (theme.rule_x(0) + theme.rule_y(0) + same + points).properties(width=225, height=240, title="Each head (dashed: the same either way)")

@@ -70,19 +70,21 @@ def _coordinate(field: str) -> alt.X | alt.Y:
 
 
 def separation(table: pl.DataFrame) -> alt.HConcatChart:
-    """For each label: variance explained, nearest-neighbour purity and silhouette; filled where its p-value is below 0.05."""
+    """For each label: variance explained, nearest-neighbour purity and silhouette; filled where its p, corrected for the number of labels, is below 0.05."""
+    for measure in ("explained", "purity", "silhouette"):
+        table = numbers.with_adjusted(table, measure)
     rows = theme.drawable(table).with_columns(pl.format("{}: {}", "kind", pl.col("label").map_elements(plain, return_dtype=pl.String)).alias("name"))
     rows = rows.sort(["kind", "explained"], descending=[True, True])
     panels = [
-        _measure(rows, "explained", "explained_chance", "explained_p", "variance explained, share", labelled=True),
-        _measure(rows, "purity", "purity_chance", "purity_p", "nearest neighbours alike, share", labelled=False),
-        _measure(rows, "silhouette", "silhouette_chance", "silhouette_p", "silhouette, −1 to 1", labelled=False),
+        _measure(rows, "explained", "explained_chance", "variance explained, share", labelled=True),
+        _measure(rows, "purity", "purity_chance", "nearest neighbours alike, share", labelled=False),
+        _measure(rows, "silhouette", "silhouette_chance", "silhouette, −1 to 1", labelled=False),
     ]
     return alt.hconcat(*panels, spacing=22)
 
 
-def _measure(rows: pl.DataFrame, value: str, chance: str, p: str, title: str, *, labelled: bool) -> alt.LayerChart:
-    axis = alt.Axis(labelLimit=150) if labelled else None
+def _measure(rows: pl.DataFrame, value: str, chance: str, title: str, *, labelled: bool) -> alt.LayerChart:
+    axis, adjusted = alt.Axis(labelLimit=150) if labelled else None, f"{value}_adjusted"
     y = alt.Y("name:N", scale=alt.Scale(domain=rows["name"].to_list()), title=None, axis=axis)
     known = [number for column in (value, chance) for number in rows[column].drop_nulls().to_list()]
     domain = [min(0.0, *known, 0.0), max(0.1, *known, 0.1)]
@@ -94,9 +96,10 @@ def _measure(rows: pl.DataFrame, value: str, chance: str, p: str, title: str, *,
     dots = base.mark_point(size=85, strokeWidth=1.8).encode(
         x=x,
         stroke=alt.Stroke("kind:N", title=None, scale=colour, legend=None),
-        fill=alt.condition(f"datum.{p} < {ALPHA}", alt.Fill("kind:N", scale=colour, legend=None), alt.value("#ffffff")),
+        fill=alt.condition(f"datum.{adjusted} !== null && datum.{adjusted} < {ALPHA}", alt.Fill("kind:N", scale=colour, legend=None), alt.value("#ffffff")),
         tooltip=[alt.Tooltip("name:N", title="label"), "kind:N", alt.Tooltip(f"{value}:Q", format=".3f"),
-                 alt.Tooltip(f"{chance}:Q", title="chance", format=".3f"), alt.Tooltip(f"{p}:Q", title="p", format=".3f"), "values:Q", "examples:Q"],
+                 alt.Tooltip(f"{chance}:Q", title="chance", format=".3f"), alt.Tooltip(f"{value}_p:Q", title="p", format=".3f"),
+                 alt.Tooltip(f"{adjusted}:Q", title="p, corrected", format=".3f"), "values:Q", "examples:Q"],
     )  # fmt: skip
     return (ticks + lines + dots).properties(width=165, height=max(60, 34 * rows.height))
 

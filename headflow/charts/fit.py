@@ -48,7 +48,7 @@ def _per_example(fits: pl.DataFrame, pictures: pl.DataFrame) -> alt.LayerChart:
         .transform_lookup("id", from_=alt.LookupData(data=shown, key="id", fields=["image"]))
         .mark_point(size=42, color=theme.ACCENT, opacity=0.75)
         .encode(
-            x=alt.X("aside:Q", axis=None, scale=alt.Scale(domain=[-0.4, 1.4])),
+            x=alt.X("aside:Q", axis=None, scale=alt.Scale(domain=[-0.15, 1.7])),  # room for the rules' names on the right
             y=alt.Y("held_out_r:Q", title="Pearson r within the example", scale=alt.Scale(domain=[low, 1.0])),
             tooltip=[alt.Tooltip("id:N", title="title"), alt.Tooltip("image:N"), alt.Tooltip("held_out_r:Q", title="r", format=".3f"),
                      alt.Tooltip("held_out_r2:Q", title="R²", format=".3f"), alt.Tooltip("intact:Q", title="target, intact", format=".2f"),
@@ -66,10 +66,11 @@ def growth(growth_table: pl.DataFrame) -> alt.HConcatChart:
     panels = {"held_out_r": "Predicts unseen masks", "agreement_r": "Agrees with itself (split halves)"}
     drawn = {title: part for measure, title in panels.items() if not (part := rows.filter(pl.col("measure") == measure)).is_empty() or measure == "held_out_r"}
     sizes = sorted(rows["masks"].unique())  # both panels share the axis, though halves of few masks are not compared
-    return alt.hconcat(*(_growth_panel(part, title, sizes) for title, part in drawn.items()), spacing=40)
+    width = 280 if len(drawn) > 1 else theme.WIDTH - 80
+    return alt.hconcat(*(_growth_panel(part, title, sizes, width) for title, part in drawn.items()), spacing=40)
 
 
-def _growth_panel(rows: pl.DataFrame, title: str, sizes: list[int]) -> alt.LayerChart:
+def _growth_panel(rows: pl.DataFrame, title: str, sizes: list[int], width: int) -> alt.LayerChart:
     lowest = float(rows["low"].min() or 0.0)
     domain = [min(0.0, lowest), 1.0]
     reach = {"domain": [sizes[0], sizes[-1]]} if sizes else {}
@@ -81,4 +82,4 @@ def _growth_panel(rows: pl.DataFrame, title: str, sizes: list[int]) -> alt.Layer
     )  # fmt: skip
     band = base.mark_area(opacity=0.22, color=theme.ACCENT).encode(y=alt.Y("low:Q", title="Pearson r", scale=alt.Scale(domain=domain, clamp=True)), y2="high:Q")
     line = base.mark_line(color=theme.ACCENT, point={"color": theme.ACCENT, "size": 50}).encode(y="median:Q")
-    return (band + line + theme.rule_y(1.0)).properties(width=280, height=250, title=title)
+    return (band + line + theme.rule_y(1.0)).properties(width=width, height=250, title=title)

@@ -5,12 +5,14 @@ import polars as pl
 
 from headflow.charts import numbers, theme
 
+LOWEST = 230
+"""Height below which an axis title or a legend would be cut off, pixels."""
 LAYER, HEAD = "layer (0 = nearest the input)", "head in its layer"
 
 
 def grid_axes(frame: pl.DataFrame) -> tuple[alt.Y, alt.X]:
-    """Layer up the y axis, head along x: the same for every layer × head grid."""
-    layers, heads = range(int(frame["layer"].max() or 0) + 1), range(int(frame["head"].max() or 0) + 1)
+    """Layer up the y axis, head along x: the same for every layer × head grid. Layers that are not in ``frame`` read no picture and get no row."""
+    layers, heads = sorted(frame["layer"].unique().to_list()), range(int(frame["head"].max() or 0) + 1)
     band = alt.Scale(domain=list(heads), paddingInner=0.1, paddingOuter=0.05)
     y = alt.Y("layer:O", title=LAYER, sort=None, scale=alt.Scale(domain=list(reversed(layers)), paddingInner=0.1, paddingOuter=0.05))
     x = alt.X("head:O", title=HEAD, scale=band, axis=alt.Axis(labelAngle=0, labelOverlap="greedy"))
@@ -18,9 +20,9 @@ def grid_axes(frame: pl.DataFrame) -> tuple[alt.Y, alt.X]:
 
 
 def grid_height(frame: pl.DataFrame) -> int:
-    """Height of a layer × head grid, pixels: roomy for few layers, bounded for many."""
-    layers = int(frame["layer"].max() or 0) + 1
-    return 60 + layers * max(12, min(40, 560 // layers))
+    """Height of a layer × head grid, pixels: roomy for few layers, but never too low for the axis title and the legend; bounded for many."""
+    layers = max(1, frame["layer"].n_unique())
+    return max(LOWEST, 60 + layers * max(12, min(40, 560 // layers)))
 
 
 def head_tooltip(unit: str) -> list[alt.Tooltip]:
@@ -71,19 +73,22 @@ def top_heads(head_summary: pl.DataFrame, unit: str = "logits", count: int = 12)
 
 
 def layer_profile(attributions: pl.DataFrame, confidence: float = 0.95, unit: str = "logits") -> alt.LayerChart:
-    """Attribution summed over each layer's heads: mean over examples with its interval as a band."""
+    """Attribution summed over each layer's heads: mean over examples with its interval, as a band where layers follow one another, else as bars."""
     rows = theme.drawable(numbers.layer_sums(attributions, confidence))
-    last = int(rows["layer"].max() or 0)
-    step = max(1, (last + 1) // 16)
-    y = alt.Y("layer:Q", title=LAYER, scale=alt.Scale(domain=[-0.3, last + 0.3], nice=False), axis=alt.Axis(values=list(range(0, last + 1, step)), format="d"))
+    layers = rows["layer"].to_list() or [0]
+    ticks = layers[:: max(1, len(layers) // 16)]
+    y = alt.Y("layer:Q", title=LAYER, scale=alt.Scale(domain=[layers[0] - 0.3, layers[-1] + 0.3], nice=False), axis=alt.Axis(values=ticks, format="d"))
     tooltip = [alt.Tooltip("layer:Q"), alt.Tooltip("mean:Q", title=f"sum over heads, {unit}", format="+.3f"),
                alt.Tooltip("low:Q", title="interval from", format="+.3f"), alt.Tooltip("high:Q", title="to", format="+.3f")]  # fmt: skip
     base = alt.Chart(rows).encode(y=y, tooltip=tooltip)
-    band = base.mark_area(orient="horizontal", opacity=0.22, color=theme.ACCENT).encode(
-        x=alt.X("low:Q", title=f"attribution of the whole layer, {unit}"), x2="high:Q"
-    )
-    line = base.mark_line(orient="horizontal", color=theme.ACCENT, point={"color": theme.ACCENT, "size": 60}).encode(x="mean:Q", order="layer:Q")
-    return _fitted(theme.rule_x(0) + band + line, 110 + min(26 * (last + 1), 420))
+    x = alt.X("low:Q", title=f"attribution of the whole layer, {unit}")
+    if numbers.neighbours(layers):
+        spans = base.mark_area(orient="horizontal", opacity=0.22, color=theme.ACCENT).encode(x=x, x2="high:Q")
+        means = base.mark_line(orient="horizontal", color=theme.ACCENT, point={"color": theme.ACCENT, "size": 60}).encode(x="mean:Q", order="layer:Q")
+    else:
+        spans = base.mark_rule(strokeWidth=2, color=theme.ACCENT).encode(x=x, x2="high:Q")
+        means = base.mark_point(color=theme.ACCENT, size=60).encode(x="mean:Q")
+    return _fitted(theme.rule_x(0) + spans + means, max(LOWEST, 110 + min(26 * len(layers), 420)))
 
 
 def _fitted(chart: alt.LayerChart, height: int) -> alt.LayerChart:

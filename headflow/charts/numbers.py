@@ -60,6 +60,12 @@ def strongest(head_summary: pl.DataFrame, count: int) -> pl.DataFrame:
     return rows.with_row_index("rank", offset=1)
 
 
+def neighbours(layers: Sequence[int]) -> bool:
+    """Whether ``layers`` are several and follow one another, so that a line may join them; those of cross-attention stand apart."""
+    found = sorted(set(layers))
+    return len(found) > 1 and found[-1] - found[0] == len(found) - 1
+
+
 def layer_sums(attributions: pl.DataFrame, confidence: float) -> pl.DataFrame:
     """Attribution summed over a layer's heads: ``layer, mean, low, high`` over examples; target units."""
     sums = attributions.group_by("id", "layer").agg(pl.col("attribution").sum())
@@ -111,6 +117,23 @@ def growth_by_masks(growth: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("measure", "masks")
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction for several tests."""
+    order = np.argsort(p_values)
+    scaled = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted.tolist()
+
+
+def with_adjusted(table: pl.DataFrame, measure: str) -> pl.DataFrame:
+    """The separation ``table`` with ``{measure}_adjusted``: its p-values by Holm's correction over the labels in which all is known of it; else null."""
+    known = pl.all_horizontal(pl.col(name).is_finite().fill_null(False) for name in (measure, f"{measure}_chance", f"{measure}_p"))
+    tested = table.with_row_index("place").filter(known)
+    adjusted = tested.select("place", pl.Series(f"{measure}_adjusted", holm(tested[f"{measure}_p"].to_list()), dtype=pl.Float64))
+    return table.with_row_index("place").join(adjusted, on="place", how="left", maintain_order="left").drop("place")
 
 
 def thinned(frame: pl.DataFrame, most: int) -> pl.DataFrame:

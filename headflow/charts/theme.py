@@ -53,6 +53,7 @@ def _theme() -> alt.theme.ThemeConfig:
             "view": {"stroke": None, "continuousWidth": 560, "continuousHeight": 320},
             "axis": axis,
             "axisX": {"tickCount": 8},
+            "axisQuantitative": {"labelSeparation": 6},
             "axisBand": {"grid": False, "domain": False, "ticks": False},
             "legend": {
                 "labelColor": QUIET,

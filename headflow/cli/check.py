@@ -11,7 +11,7 @@ from rich.console import Console
 from headflow.cli.tables import print_table, table
 from headflow.datasets.scenes.settings import SceneSettings
 from headflow.errors import HeadflowError
-from headflow.params import ModelParams, Params, read_params
+from headflow.params import EMBEDDED, ModelParams, Params, read_params
 
 _EXAMPLES = Path("data/examples.parquet")
 _QUESTION = "What is the main object in the image? Answer with one word."
@@ -29,7 +29,7 @@ def add(subcommands: Any) -> None:
     parser: argparse.ArgumentParser = subcommands.add_parser(
         "check", help=text, description=f"{text.capitalize()}. Options that are not given are taken from the model's entry in the params file, if it has one.",
     )  # fmt: skip
-    parser.add_argument("model", help="a key of `models` in the params file, a Hugging Face id, a local folder, or 'embedded'")
+    parser.add_argument("model", help="a key of `models` in the params file, a Hugging Face id, a local folder, 'embedded', or 'planted:CIRCUIT'")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params file (default: params.yaml; may be missing)")
     for name in ("revision", "device_map"):
         parser.add_argument(f"--{name.replace('_', '-')}", help=ModelParams.model_fields[name].description)
@@ -46,6 +46,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Load the model, check it, print the table."""
     params = read_params(arguments.params) if arguments.params.exists() else Params(models={"model": ModelParams()})
     settings = params.models.get(arguments.model, ModelParams(id=arguments.model)).model_dump()
+    if arguments.model not in (*params.models, EMBEDDED) and "/" not in arguments.model and not Path(arguments.model).is_dir():
+        keys = ", ".join(params.models) if arguments.params.exists() else "no params file here"
+        raise HeadflowError(f"{arguments.model!r} is no key of `models` in {arguments.params} ({keys}), no folder, and no hub id (owner/name)")
     settings |= {name: given for name in ModelParams.model_fields if (given := getattr(arguments, name, None)) is not None}
 
     from PIL import ImageOps
@@ -63,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Its own negative: a picture of the same size that is surely another.
     capture, other = model.capture(opened, question), model.capture(ImageOps.invert(opened), question)
     found = diagnose(capture, other)
-    masks = len(mask_table(model.layers, model.heads, **params.masks.model_dump()))
+    masks = len(mask_table(model.layers, model.heads, **params.masks.model_dump(exclude={"precision"})))
 
     console = Console(file=sys.stdout, highlight=False)
     facts = table("", "")
@@ -95,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
             limit = "–"
             meaning = "it does: every mask runs the whole sequence" if value is not None else "does not apply: the picture stands in no sequence"
         else:
-            limit = f"at most {checks.tolerance:.0e}"
+            limit = f"at most {model.prefix_limit if name == 'prefix' else checks.tolerance:.0e}"
         measured.add_row(name, "–" if value is None else f"{value:.1e}", limit, meaning)
     print_table(console, measured)
     print("All checks passed: headflow can run this model.")

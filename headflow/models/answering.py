@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from PIL import Image
 
-from headflow.answers import answer_tokens
+from headflow.answers import answer_tokens, unknown_words
 from headflow.datasets.faults import Faults
 from headflow.datasets.selection import KIND
 from headflow.errors import HeadflowError
@@ -20,9 +20,13 @@ _ANSWER_TOKENS, _DESCRIPTION_TOKENS = 12, 64
 _AT_ONCE = 16
 
 
-def check_answers(processor: Any, examples: pl.DataFrame, faults: Faults) -> None:
-    """Note every true answer that this model has no tokens for; no model is needed."""
+def check_words(processor: Any, examples: pl.DataFrame, faults: Faults, *, answers: bool) -> None:
+    """Note every question, and where ``answers`` every true answer, that this model has no tokens for; no model is needed."""
     for number, row in enumerate(examples.iter_rows(named=True), 1):
+        if unknown := unknown_words(processor, row["question"]):
+            faults.add(row["row"] or number, row["id"], f"the question {row['question']!r} holds words that this model does not know: {', '.join(unknown)}")
+        if not answers:
+            continue
         try:
             answer_tokens(processor, row["question"], row["answer"])
         except HeadflowError as error:
@@ -38,18 +42,28 @@ def picture_sizes(examples: pl.DataFrame) -> pl.Series:
     return pl.Series("size", sizes, dtype=pl.String)
 
 
-def stock_answers(model: LVLM, examples: pl.DataFrame) -> dict[str, list[int]]:
-    """Token ids of what the untouched model says to each example; pictures of one size with the same question go together."""
-    found: dict[str, list[int]] = {}
+def stock_answers(model: LVLM, examples: pl.DataFrame) -> dict[str, list[int] | HeadflowError]:
+    """Token ids of what the untouched model says to each example, or why it cannot take it; pictures of one size with the same
+    question go together."""
+    found: dict[str, list[int] | HeadflowError] = {}
     with progress("stock answers", len(examples), "examples") as bar:
         sized = examples.with_columns(picture_sizes(examples))
         for (question, kind, _), group in sized.group_by("question", "question_kind", "size", maintain_order=True):
             longest = _DESCRIPTION_TOKENS if kind == "description" else _ANSWER_TOKENS
             for part in group.iter_slices(_AT_ONCE):
-                said = model.answer_ids(part["image"].to_list(), str(question), longest)
-                found.update(zip(part["id"], said, strict=True))
+                try:
+                    found.update(zip(part["id"], model.answer_ids(part["image"].to_list(), str(question), longest), strict=True))
+                except HeadflowError:  # one of them: each alone, so that only that one is left out
+                    found.update((id, _alone(model, image, str(question), longest)) for id, image in part.select("id", "image").iter_rows())
                 bar.advance(len(part))
     return found
+
+
+def _alone(model: LVLM, image: bytes, question: str, longest: int) -> list[int] | HeadflowError:
+    try:
+        return model.answer_ids([image], question, longest)[0]
+    except HeadflowError as error:
+        return error
 
 
 class Candidates:

@@ -22,7 +22,7 @@ from headflow.models.capture import Capture
 GREY = (128, 128, 128)
 
 
-@dataclass
+@dataclass(repr=False)
 class Baseline:
     """Baseline keys and values at image positions (Kim et al. 2025, head ablation).
 
@@ -40,6 +40,10 @@ class Baseline:
     values: list[Float[Tensor, "kv_heads image head_dim"]]
     layout: str = ""
     pictures: int = 0
+
+    def __repr__(self) -> str:
+        image = self.keys[0].shape[1] if self.keys else 0
+        return f"Baseline({self.kind!r}, {len(self.keys)} layers, {image} image positions, of {self.pictures} pictures)"
 
     @property
     def reads(self) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headflow.suffix_pass import Mode
 
 
-@dataclass
+@dataclass(repr=False)
 class Capture:
     """A picture and a question as the model sees them.
 
@@ -44,6 +44,7 @@ class Capture:
         mode: how masked runs treat the prefix.
         visible: per decoder layer what the stock model shows to each query; kept where everything is recomputed.
         extras: further inputs of the text model, token by token.
+        tiling: how the processor cut the picture into tiles or patches.
     """
 
     lvlm: LVLM
@@ -65,6 +66,12 @@ class Capture:
     mode: Mode = "shared"
     visible: list[Bool[Tensor, "1 1 positions positions"]] | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    tiling: str = ""
+
+    def __repr__(self) -> str:
+        answer = f", answer of {len(self.answer_ids)} tokens" if self.answer_ids else ""
+        image = self.image.stop - self.image.start
+        return f"Capture({self.question!r}, {len(self.input_ids)} tokens, {image} of them the picture{answer}, {self.mode} prefix, {self.lvlm!r})"
 
     @property
     def prefix(self) -> int:
@@ -98,10 +105,10 @@ class Capture:
         return self.keys[self.lvlm.image_layers[0]].shape[1] if self.mode == "cross" else len(self.input_ids)
 
     def layout(self) -> str:
-        """Fingerprint of where the picture's keys stand: place, number, positions (M-RoPE), tiles and the structural tokens between
-        them. Keys of two captures may take each other's place only where it is the same."""
+        """Fingerprint of where the picture's keys stand: place, number, positions (M-RoPE), tiles, the structural tokens between
+        them and the text before them. Keys of two captures may take each other's place only where it is the same."""
         parts: list[object] = [self.mode, self.image.start, self.image.stop, self.key_positions if self.mode == "cross" else 0]
-        parts += [self.position_ids[..., self.image].tolist(), self.input_ids[self.image]]
+        parts += [self.position_ids[..., self.image].tolist(), self.input_ids[: self.image.stop], self.tiling]
         parts += [(name, extra[:, self.image.stop - 1].tolist()) for name, extra in sorted(self.extras.items())]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 

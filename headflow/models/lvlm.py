@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from headflow.answers import adds_specials, answer_tokens
 from headflow.attention import watched
 from headflow.errors import HeadflowError
+from headflow.memory import is_out_of_memory
 from headflow.models.capture import Capture
 from headflow.models.prepared import CHECKPOINT, read_prepared
 from headflow.models.processors import load_processor
@@ -32,10 +32,10 @@ from headflow.tolerance import TOLERANCE, relative
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 Picture = Image.Image | UInt8[np.ndarray, "height width 3"] | bytes | str | Path
+_LESS = "use a smaller picture, bfloat16, quantization, or more devices (device_map)"
 
 
-
-@dataclass
+@dataclass(repr=False)
 class LVLM:
     """A vision-language model with its processor.
 
@@ -43,8 +43,8 @@ class LVLM:
         model: the whole model, weights frozen.
         processor: its processor.
         prefix_mode: how masked runs treat what stands before the text (:data:`headflow.suffix_pass.Mode`). None until the first
-            example is captured: it is then found out by running that example's prefix alone.
-        prefix_change: by how much the prefix changed there, relative; above the tolerance it cannot be shared.
+            example is captured: it is then found out by running that example with another text after the picture.
+        prefix_change: by how much the prefix changed there, relative; above ``prefix_limit`` it cannot be shared.
     """
 
     model: PreTrainedModel
@@ -64,6 +64,9 @@ class LVLM:
             raise HeadflowError(f"{type(self.model).__name__} does not say which token stands for the picture (config.image_token_id); it is not supported")
         self.image_token: int = token
 
+    def __repr__(self) -> str:
+        return f"LVLM({type(self.model).__name__}, {self.layers} × {self.heads} heads, {self.dtype}, {self.device})"
+
     @property
     def device(self) -> torch.device:
         """Where inputs go: the device of the first weights, also where those are swapped in from elsewhere."""
@@ -82,6 +85,15 @@ class LVLM:
         return max(plain, TOLERANCE[torch.bfloat16]) if getattr(self.model, "is_quantized", False) else plain
 
     @property
+    def prefix_limit(self) -> float:
+        """Largest relative change of the prefix that leaves it shared.
+
+        Prompts of one length are computed by the same steps, so that in every number format the keys of a causal prefix come out
+        the same to the last bit; only weights in 8 bits, which round all tokens of a prompt together, leave the tolerance's room.
+        """
+        return self.tolerance if getattr(self.model, "is_quantized", False) else TOLERANCE[torch.float32]
+
+    @property
     def spread(self) -> bool:
         """Whether the weights lie on several devices, or are swapped in and out."""
         return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
@@ -96,6 +108,10 @@ class LVLM:
         marker = getattr(self.processor, "image_token", None)
         if marker and marker not in text:
             raise HeadflowError(f"the prompt holds no image token ({marker!r}); does the chat template insert the picture?")
+        if marker and text.count(marker) > 1:
+            raise HeadflowError(
+                f"the prompt asks for {text.count(marker)} pictures: the question holds the image token ({marker!r}), or the chat template repeats it"
+            )
         opened = [open_picture(p) for p in pictures]
         try:
             # One list for each prompt: some processors take a flat list for the pictures of one prompt.
@@ -121,6 +137,8 @@ class LVLM:
             HeadflowError: the picture cannot be read, the prompt has no picture or no question in it, the answer tokenises to
                 nothing, or memory runs out.
         """
+        if not question.strip():
+            raise HeadflowError("the question is empty")
         inputs = self.inputs([picture], question)
         ids = inputs["input_ids"][0].tolist()
         span = image_span(ids, self.image_token)
@@ -130,10 +148,11 @@ class LVLM:
         roles = token_roles(pieces, span, question, template=around_question(self.processor, question))
         run = _OneRun(self, inputs)
         try:
-            run.prompt()
+            with _explained():
+                run.prompt()
             if self.prefix_mode is None:
                 self.prefix_change = self._prefix_change(inputs, [part for parts in run.image_keys_values(span) for part in parts])
-                self.prefix_mode = "shared" if self.prefix_change <= self.tolerance else "recomputed"
+                self.prefix_mode = "shared" if self.prefix_change <= self.prefix_limit else "recomputed"
             keys, values = run.image_keys_values(span)
             run.go_on(fed)
             visible = None
@@ -144,10 +163,7 @@ class LVLM:
                 watching.go_on(fed)
                 visible = watching.visible_layers()
         except torch.OutOfMemoryError as error:
-            raise HeadflowError(
-                f"out of memory in the stock forward of one example ({len(ids)} tokens): use a smaller picture, bfloat16, quantization, or more devices "
-                "(device_map)"
-            ) from error
+            raise HeadflowError(f"out of memory in the stock forward of one example ({len(ids)} tokens): {_LESS}") from error
         return Capture(
             lvlm=self,
             question=question,
@@ -168,33 +184,64 @@ class LVLM:
             mode=self.prefix_mode,
             visible=visible,
             extras=run.extras,
+            tiling=_tiling(inputs, picture),
         )
 
     @torch.no_grad()
     def prefix_difference(self, capture: Capture) -> float:
-        """How far keys and values before the end of the picture change when the text after it is left out, relative to the
-        largest; 0 to rounding if no later token reaches back."""
+        """How far keys and values before the end of the picture change when the text after it is another of the same length,
+        relative to the largest; 0 if no later token reaches back."""
         inputs = self.inputs([capture.picture], capture.question)
         return self._prefix_change(inputs, (*capture.keys, *capture.values))
 
     def _prefix_change(self, inputs: dict[str, Tensor], whole: Sequence[Tensor]) -> float:
-        tokens = inputs["input_ids"].shape
-        stop = image_span(inputs["input_ids"][0].tolist(), self.image_token).stop
-        # Token by token inputs are cut off, the picture stays: the model itself sets positions and masks of what is left.
-        alone = _OneRun(self, {name: x[:, :stop] if x.shape[:2] == tokens else x for name, x in inputs.items()})
-        alone.prompt()
-        parts = [*(layer.keys[0] for layer in alone.cache.layers), *(layer.values[0] for layer in alone.cache.layers)]
-        return max(relative(part[:, : full.shape[1]], full) for part, full in zip(parts, whole, strict=True))
+        ids = inputs["input_ids"]
+        stop = image_span(ids[0].tolist(), self.image_token).stop
+        # The same tokens in another order, so that none of them is new; where they are all the same, other ones.
+        after = ids[:, stop:].roll(1, -1)
+        if torch.equal(after, ids[:, stop:]):
+            after = torch.full_like(after, next(token for token in range(3) if token not in (self.image_token, int(after[0, 0]))))
+        changed = _OneRun(self, {**inputs, "input_ids": torch.cat([ids[:, :stop], after], 1)})
+        changed.prompt()
+        parts = [*(layer.keys[0] for layer in changed.cache.layers), *(layer.values[0] for layer in changed.cache.layers)]
+        differences = [relative(part[:, : full.shape[1]], full) for part, full in zip(parts, whole, strict=True)]
+        return float(torch.tensor(differences).max())  # not Python's max, which loses a NaN
 
     @torch.no_grad()
     def answer_ids(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[list[int]]:
-        """Token ids of what the stock model answers, decoded greedily, without the one that ends it; one list a picture."""
+        """Token ids of what the stock model answers, decoded greedily, without the one that ends it; one list a picture.
+
+        Where memory runs out, fewer pictures go together.
+
+        Raises:
+            HeadflowError: a picture or the question cannot be put to the model, or memory runs out with one picture.
+        """
         inputs = self.inputs(pictures, question)
-        self._forget_positions()
-        tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends]) | {self.processor.tokenizer.eos_token_id}
+        named = self.model.generation_config.eos_token_id
+        ends = {token for token in (*(named if isinstance(named, list) else [named]), self.processor.tokenizer.eos_token_id) if token is not None}
+        try:
+            with self._plainly_greedy(sorted(ends)), _explained():
+                tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens)[:, inputs["input_ids"].shape[1] :]
+        except torch.OutOfMemoryError as error:
+            if len(pictures) == 1:
+                raise HeadflowError(f"out of memory while the model answers about one picture ({inputs['input_ids'].shape[1]} tokens): {_LESS}") from error
+            torch.cuda.empty_cache()
+            half = len(pictures) // 2
+            return self.answer_ids(pictures[:half], question, max_new_tokens) + self.answer_ids(pictures[half:], question, max_new_tokens)
         return [list(itertools.takewhile(lambda token: token not in ends, row)) for row in tokens.tolist()]
+
+    @contextmanager
+    def _plainly_greedy(self, ends: list[int]) -> Iterator[None]:
+        """Decode the most likely token each time, whatever the checkpoint asks for: a penalty on repetition (Qwen2.5-VL), for one,
+        would choose other tokens than the logits that are explained."""
+        self._forget_positions()
+        stock = self.model.generation_config
+        pad = stock.pad_token_id if stock.pad_token_id is not None else ends[0] if ends else None
+        self.model.generation_config = GenerationConfig(do_sample=False, eos_token_id=ends or None, pad_token_id=pad, bos_token_id=stock.bos_token_id)
+        try:
+            yield
+        finally:
+            self.model.generation_config = stock
 
     def answer(self, pictures: Sequence[Picture], question: str, max_new_tokens: int = 16) -> list[str]:
         """What the stock model answers, decoded greedily; one text a picture."""
@@ -329,6 +376,27 @@ class _OneRun:
         return output, embeddings, merged.get("position_ids")
 
 
+def _tiling(inputs: dict[str, Tensor], picture: Picture) -> str:
+    """How the processor cut one picture into tiles or patches, as far as the prompt does not say it."""
+    tokens, pixels = inputs["input_ids"].shape, inputs.get("pixel_values")
+    said = {k: x.tolist() for k, x in sorted(inputs.items()) if x.shape[:2] != tokens and not x.is_floating_point() and "mask" not in k}
+    if not said and pixels is not None and pixels.ndim == 4 and len(pixels) > 1:
+        said["size"] = open_picture(picture).size  # a row of tiles without a word on the grid (InternVL): pictures of one size have the same
+    return repr((None if pixels is None else tuple(pixels.shape), said))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A picture may be too small or too narrow for what the model's code does with it; lack of memory goes through."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise HeadflowError(f"the model cannot take this picture with this question ({reason})") from error
+
+
 def text_shape(config: Any) -> tuple[int, list[int] | None, int, int, int]:
     """Of a text model: its layers, those of them that read the picture by cross-attention (None = all read it in their
     sequence), the number of layers that read it, and the query and key heads of each."""
@@ -378,10 +446,7 @@ def load(
 
         verify(SHIPPED_FOLDER)
         source = SHIPPED_FOLDER
-    elif str(source).startswith((".", "/", "~")) and not Path(source).is_dir():
-        raise HeadflowError(f"model {str(source)!r} cannot be loaded: there is no such folder")
-    elif close := difflib.get_close_matches(str(source), ["embedded"], cutoff=0.8):
-        raise HeadflowError(f"model {str(source)!r} cannot be loaded: did you mean {close[0]!r}?")
+    _check_source(source)
     if dtype not in DTYPES:
         raise HeadflowError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     device, spread = _place(device_map)
@@ -394,7 +459,8 @@ def load(
     with _loading(source):
         AutoConfig.from_pretrained(source, **options)  # alone first: a model that is not there is told after one look
         processor = load_processor(source, **options)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], **options, **extra)
+        model, found = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], output_loading_info=True, **options, **extra)
+        _check_complete(found)
     text = model.get_decoder().config
     if attn == "auto" and getattr(text, "attn_logit_softcapping", None) and text._attn_implementation == "sdpa":
         text._attn_implementation = "eager"  # some versions give such a model sdpa, which drops the soft cap without a word
@@ -467,16 +533,46 @@ def read_config(source: str | Path, *, revision: str | None = None, trust_remote
     Raises:
         HeadflowError: there is no such model, or the hub cannot be reached.
     """
+    _check_source(source)
     with _loading(source):
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def check_machine(device_map: str, dtype: str, quantization: str | None) -> None:
+    """Raise HeadflowError if this machine lacks the device, or the package for these weights; nothing is loaded."""
+    _place(device_map)
+    if quantization is not None:
+        _quantized(quantization, DTYPES[dtype])
+
+
+def _check_source(source: str | Path) -> None:
+    """What can be told before the hub is asked."""
+    name = str(source)
+    if Path(source).is_dir():
+        return
+    if name.startswith((".", "/", "~")):
+        raise HeadflowError(f"model {name!r} cannot be loaded: there is no such folder")
+    if name.count("/") != 1:
+        close = difflib.get_close_matches(name, ["embedded"], cutoff=0.8)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise HeadflowError(f"model {name!r} cannot be loaded: there is no such folder, and an id on the Hugging Face hub reads owner/name{hint}")
+
+
+def _check_complete(found: dict[str, Any]) -> None:
+    """Raise ValueError if the checkpoint lacks weights: transformers draws them at random and goes on."""
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"its files lack the weight {missing[0]}{more}, which would be random numbers; get the checkpoint anew, or one of this very class")
 
 
 @contextmanager
 def _loading(source: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except HeadflowError:
+        raise
+    except Exception as error:  # a damaged tokenizer.json, for one, raises a plain Exception
+        reason = "; ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2]) or type(error).__name__
         raise HeadflowError(f"model {str(source)!r} cannot be loaded: {reason}") from error
 
 

@@ -1,6 +1,6 @@
 """The parts of the article that are no charts: head, scenes, prompt, numbers, caveats, colophon."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +44,33 @@ LONG = 24
 def header(run: Run) -> Markup:
     """Title, the question in plain words, and the method in one paragraph."""
     questions = run.asked["question"].unique(maintain_order=True).to_list()
-    asked = Markup(" ").join(Markup("“{}”").format(_clipped(question)) for question in questions[:MOST_QUESTIONS])
+    quoted = [f"“{_clipped(question)}”" for question in questions[:MOST_QUESTIONS]]
     if len(questions) > MOST_QUESTIONS:
-        asked += f" and {len(questions) - MOST_QUESTIONS} more"
+        quoted.append(f"{len(questions) - MOST_QUESTIONS} more")
     purposes = dict(run.masks["purpose"].value_counts().iter_rows())
     features = run.params["features"]
-    model = run.model["id"] if run.model["id"] != "embedded" else "the small model that ships with headflow"
+    model = run.key if run.model["id"] != "embedded" else f"{run.key}, the small model that ships with headflow,"
+    explained = len(run.explained)
     question = Markup(
         "A vision-language model sees a picture, is asked about it, and answers in words. Somewhere between, attention heads must have "
-        "carried what is in the picture over to the words. Which of its {} heads did it{}?"
-    ).format(f"{run.model['layers'] * run.model['heads']:,}", ", and what do they follow: what the thing is, or what it looks like" if run.labelled else "")
+        "carried what is in the picture over to the words. Which of its {} heads{} did it{}?"
+    ).format(
+        f"{run.model['layers'] * run.model['heads']:,}",
+        " that read the picture" if run.reading_layers else "",
+        ", and what do they follow: what the thing is, or what it looks like" if run.labelled else "",
+    )
     method = Markup(
-        "Here {} ({} layers of {} heads) was asked {} about {}. For each of {} explained, its heads were <a href='#term-ablation'>cut</a> "
+        "Here {} ({}) was asked {} about {} ({}). For {}, its heads were <a href='#term-ablation'>cut</a> "
         "in {} (<a href='#term-mask'>masks</a>): a cut head reads {} where the picture was, and all else stays as it is. "
         "A linear regression of the {} (the <a href='#term-target'>target</a>) on which heads were intact then gives each head an "
         "<a href='#term-attribution'>attribution</a>: what it adds when it sees the picture. The fit is judged on {} that it never saw."
     ).format(
         model,
-        run.model["layers"],
-        run.model["heads"],
-        asked,
+        layers_said(run.model),
+        counted(run.asked.height, "question"),
         counted(run.asked["scene"].n_unique(), "picture"),
-        counted(len(run.explained), "example"),
+        listed(quoted),
+        "the one example explained" if explained == 1 else f"each of {explained:,} examples explained",
         counted(purposes.get("fit", 0), "combination"),
         BASELINES.get(features["baseline"], features["baseline"]),
         targets.described(features),
@@ -82,15 +87,30 @@ def header(run: Run) -> Markup:
             tag("a", "defined at the end", href="#definitions"),
             "; so are the ",
             tag("a", "limits", href="#caveats"),
-            " of what this can show.",
+            " of what this can show. All models of this run stand side by side in the ",
+            tag("a", "comparison", href="../comparison/index.html"),
+            ".",
             class_="quiet",
         )
     )
 
 
-def in_short(findings: Mapping[str, str]) -> Markup:
-    """The sentences of the main figures, each linking to its figure (id → sentence)."""
-    items = [tag("li", sentence, " ", tag("a", "figure", href=f"#{figure}")) for figure, sentence in findings.items()]
+def layers_said(model: Mapping[str, Any]) -> str:
+    """How many layers of how many heads, and which of them read the picture where only some do."""
+    heads = counted(model["heads"], "head")
+    if not (through := model.get("image_layers")):
+        return f"{counted(model['layers'], 'layer')} of {heads}"
+    every, one = model.get("decoder_layers") or model["layers"], len(through) == 1
+    return f"{counted(every, 'layer')}, of which {len(through)} {'reads' if one else 'read'} the picture, {_named(through)}, with {heads} each"
+
+
+def _named(layers: Sequence[int]) -> str:
+    return f"{'layer' if len(layers) == 1 else 'layers'} {listed([str(layer) for layer in layers])}"
+
+
+def in_short(findings: Iterable[tuple[str, str]]) -> Markup:
+    """The sentences of the main figures, each with the id of its figure and linking to it."""
+    items = [tag("li", sentence, " ", tag("a", "figure", href=f"#{figure}")) for figure, sentence in findings]
     return tag("div", tag("h2", "In short"), tag("ul", *items), class_="in-short", id="in-short")
 
 
@@ -136,10 +156,12 @@ def _clipped(text: str | None) -> str:
 def skipped(run: Run) -> Markup | None:
     """The faulty rows of the data and the examples that could not be put to the model, each with its reason; None if there are none."""
     frames = {"preparing the data": run.skipped_rows, "asking this model": run.skipped_examples}
+    # Rows go by the names that the data set gives them; an example's id is such a name behind that of its part.
+    own = pl.col("id") if run.skipped_rows.is_empty() else pl.when(pl.col("row").is_not_null()).then(pl.col("id").str.strip_prefix("explain-")).otherwise("id")
+    found = pl.concat([frame.with_columns(own.alias("id"), pl.lit(where).alias("where")) for where, frame in frames.items()])
     rows = [
-        ("" if row["row"] is None else f"{row['row']:,}", row["id"] or "–", row["reason"], where)
-        for where, frame in frames.items()
-        for row in frame.iter_rows(named=True)
+        ("" if row["row"] is None else f"{row['row']:,}", row["id"] or "–", row["reason"], row["where"])
+        for row in found.sort("row", nulls_last=True, maintain_order=True).iter_rows(named=True)
     ]
     if not rows:
         return None
@@ -171,20 +193,26 @@ def _token(text: str, role: str) -> Markup:
     return tag("span", visible, class_=f"token role-{role if role in ROLES else 'other'}", title=role)
 
 
-def checks(values: Mapping[str, Any]) -> Markup:
-    """The numbers that the checks of the intervention gave."""
+def checks(values: Mapping[str, Any], prefix_mode: str | None = None) -> Markup:
+    """The numbers that the checks of the intervention gave; what the one of the prefix means depends on how masked runs treat it."""
+    prefix = {
+        "recomputed": ": it does change, so every mask runs the whole sequence",
+        "shared": ": it must not change, as all masked runs share it",
+    }
     meaning = {
         "identity": "nothing cut, against the untouched model",
         "swap": "every head cut and shown another picture, against the untouched model on that picture",
-        "prefix": "everything before the question, computed alone and with the question",
+        "prefix": "everything before the question, with the question and with another text of its length" + prefix.get(prefix_mode or "", ""),
         "effect": "every head cut: the logits must move",
-        "tolerance": "what the first three may reach",
+        "tolerance": "what the first two may reach",
     }
     known = list(meaning)
     values = dict(sorted(values.items(), key=lambda item: known.index(item[0]) if item[0] in known else len(known)))
     rows = [
         (name.replace("_", " "), next((text for key, text in meaning.items() if name.startswith(key)), ""), _value(value)) for name, value in values.items()
     ]
+    if prefix_mode == "cross" and rows:
+        rows.append(("prefix", "does not apply: the picture stands beside the text, and no text changes it", "–"))
     return table(["check", "what is compared", "found"], rows) if rows else tag("p", "No record of the checks was found.", class_="quiet")
 
 
@@ -304,12 +332,7 @@ def colophon(run: Run, folder: Path = Path()) -> Markup:
 
 
 def _layers(model: Mapping[str, Any]) -> str:
-    """Which decoder layers the figures' layers are."""
-    through = model.get("image_layers")
-    every = model.get("decoder_layers") or model["layers"]
-    if not through:
-        return f"{model['layers']} layers of {model['heads']} heads, all layers of the decoder"
-    return (
-        f"{model['layers']} layers of {model['heads']} heads: the {len(through)} of {every} decoder layers that read the picture; layers 0, 1, 2 … of the "
-        f"figures are decoder layers {', '.join(map(str, through))}"
-    )
+    """Which decoder layers the figures show."""
+    if not model.get("image_layers"):
+        return f"{layers_said(model)}, all layers of the decoder"
+    return f"{layers_said(model)}; figures show these alone, under their numbers in the decoder"

@@ -19,7 +19,8 @@ TERMS = {
     "head": Term(
         "attention head",
         "One of several units in a layer of the language model that look back at earlier tokens and copy something from them. Layers and heads "
-        "are counted from 0; L3 H5 is head 5 of layer 3. Under grouped-query attention several heads share keys and values; each query head is "
+        "are counted from 0; L3 H5 is head 5 of layer 3. Where only some layers read the picture (cross-attention), only those are shown, under their own "
+        "numbers. Under grouped-query attention several heads share keys and values; each query head is "
         "still cut alone.",
     ),
     "token": Term(
@@ -103,7 +104,7 @@ TERMS = {
     "p": Term(
         "p-value",
         "The share of random shufflings of the labels that give at least as large a value. Sentences use Holm's correction for the number of "
-        "labels tried; the figures show the values as they are.",
+        "labels tried, and so do figures where they tell what is below 0.05.",
     ),
     "labels": Term(
         "meaning and looks",

@@ -79,6 +79,11 @@ class Run:
         """Whether the picture stands in the prompt; else cross-attention reads it."""
         return self.prefix_mode != "cross" and not self.model.get("image_layers")
 
+    @property
+    def reading_layers(self) -> list[int] | None:
+        """The decoder layers that read the picture where only some do, by cross-attention; None where all do."""
+        return self.model.get("image_layers") or None
+
     @cached_property
     def explained(self) -> list[str]:
         """Ids of the explained examples, in order."""
@@ -143,7 +148,26 @@ def load(key: str, inputs: Mapping[str, str], params: Mapping[str, Any]) -> Run:
             raise HeadflowError(f"{inputs['model']}: has no {name!r} ({kind.__name__}); delete it and run `dvc repro` again")
     metrics = {stage: flat(read_json(Path(path))) for stage, path in inputs.get("metrics", {}).items() if Path(path).exists()}
     _check_same_run(frames, model, inputs)
-    return Run(key=key, params=dict(params), model=model, metrics=metrics, **frames)
+    return Run(key=key, params=dict(params), model=model, metrics=metrics, **_by_decoder_layer(frames, model, inputs))
+
+
+def _by_decoder_layer(frames: Mapping[str, pl.DataFrame], model: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
+    """``frames`` with layers by their numbers in the decoder: where only some read the picture, the stages number those alone.
+
+    Raises:
+        HeadflowError: the description names other layers than there are.
+    """
+    if not (through := model.get("image_layers")):
+        return dict(frames)
+    if len(through) != model["layers"] or sorted(set(through)) != through:
+        raise HeadflowError(f"{inputs['model']}: image_layers does not name {model['layers']} layers in order; run `dvc repro`")
+
+    def named(frame: pl.DataFrame) -> pl.DataFrame:
+        if "layer" not in frame.columns:
+            return frame
+        return frame.with_columns(pl.col("layer").replace_strict(range(len(through)), through, return_dtype=frame.schema["layer"]))
+
+    return {name: named(frame) for name, frame in frames.items()}
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, float | str | bool]:

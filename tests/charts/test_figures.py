@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from headflow import charts
-from headflow.charts import clusters, numbers, pictures, theme
+from headflow.charts import attention, clusters, numbers, pictures, theme
 from headflow.reporting.figure import LARGEST_PNG, png
 from tests.reporting import synthetic_run, unlabelled_run
 
@@ -96,6 +96,34 @@ def test_layers_run_upward_and_heads_along_x(name, run):
     heads = [encoding["scale"]["domain"] for encoding in encodings(spec, "x")]
     assert layers and all(domain == [5, 4, 3, 2, 1, 0] for domain in layers)
     assert heads and all(domain == list(range(8)) for domain in heads)
+
+
+def test_layers_that_read_no_picture_get_no_row_and_no_line(run):
+    apart = run.head_summary.with_columns(pl.col("layer").replace_strict(range(6), [3, 8, 13, 18, 23, 28]))
+    assert next(encoding["scale"]["domain"] for encoding in encodings(charts.head_grid(apart).to_dict(), "y")) == [28, 23, 18, 13, 8, 3]
+    sums = run.attributions.with_columns(pl.col("layer").replace_strict(range(6), [3, 8, 13, 18, 23, 28]))
+    marks = {name: json.dumps(charts.layer_profile(frame).to_dict()) for name, frame in (("apart", sums), ("whole", run.attributions))}
+    assert '"type": "line"' in marks["whole"] and '"type": "line"' not in marks["apart"] and '"values": [3, 8, 13, 18, 23, 28]' in marks["apart"]
+
+
+def test_names_of_heads_lie_on_no_point_and_on_no_other_name(run):
+    heads = numbers.attention_by_head(run.attention, run.head_summary, run.fits["id"].to_list())
+    crowded = heads.with_columns(attention=pl.lit(0.5), mean=pl.int_range(pl.len()) * 1e-3, low=pl.lit(0.0), high=pl.lit(9.0))
+    assert attention._apart(crowded, 1.0, 6).height == 2, "one spot leaves room on its two sides"
+    assert attention._apart(heads, 1.0, 6).height > 1
+
+
+def test_a_label_is_filled_by_its_corrected_p(run):
+    spec = json.dumps(charts.separation(run.separation).to_dict())
+    assert "datum.explained_adjusted !== null && datum.explained_adjusted < 0.05" in spec
+    adjusted = numbers.with_adjusted(run.separation, "explained")["explained_adjusted"]
+    assert (adjusted >= run.separation["explained_p"]).all() and (adjusted > run.separation["explained_p"]).any()
+
+
+def test_a_panel_that_is_drawn_alone_is_as_wide_as_two(run):
+    one = charts.growth(run.growth.with_columns(agreement_r=pl.lit(None, pl.Float64))).to_dict()
+    assert [panel["width"] for panel in one["hconcat"]] == [theme.WIDTH - 80]
+    assert [panel["width"] for panel in charts.growth(run.growth).to_dict()["hconcat"]] == [280, 280]
 
 
 @pytest.mark.parametrize("name", ["head_grid", "cluster_profiles"])

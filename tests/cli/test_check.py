@@ -72,6 +72,7 @@ def test_a_picture_and_a_question_of_ones_own(checkpoints, here, capsys):
 def test_what_cannot_be_checked_is_told_in_one_line(checkpoints, here, capsys):
     for arguments, message in (
         (["./nowhere"], "there is no such folder"),
+        (["nokey"], "'nokey' is no key of `models` in params.yaml (no params file here), no folder, and no hub id (owner/name)"),
         ([str(checkpoints("mha")), "--picture", "none.png"], "none.png: there is no such picture"),
         ([str(checkpoints("mha", chat="{{ messages[0]['content'][1]['text'] }}"))], "image token"),
     ):

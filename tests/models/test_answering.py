@@ -11,7 +11,8 @@ from PIL import Image
 from headflow.ablation import run_masks
 from headflow.datasets.faults import Faults
 from headflow.errors import HeadflowError
-from headflow.models.answering import Candidates, check_answers, picture_sizes, stock_answers, swap_partner
+from headflow.models.answering import Candidates, check_words, picture_sizes, stock_answers, swap_partner
+from headflow.models.baselines import swap_baseline
 from headflow.targets import Target
 from tests.checkpoints import QUESTION
 from tests.conftest import random_picture
@@ -56,7 +57,7 @@ def test_the_models_own_answer_is_what_its_logits_say(models):
 def test_log_probability_of_a_whole_answer(models):
     """Against a stock forward over prompt and answer in one piece."""
     model = models("gqa")
-    capture = model.capture(random_picture(1), QUESTION, "a cat and a dog")
+    capture = model.capture(random_picture(1), QUESTION, "a cat in a tree")
     tokens = capture.answer_ids
     inputs = model.inputs([random_picture(1)], QUESTION)
     ids = torch.cat([inputs["input_ids"], torch.tensor([tokens])], 1)
@@ -72,6 +73,33 @@ def test_log_probability_of_a_whole_answer(models):
     assert run_masks(capture, intact) == pytest.approx(expected, abs=1e-4)  # the default of an example that has an answer
 
 
+def test_targets_by_name(models):
+    model = models("gqa")
+    capture, fed = model.capture(random_picture(1), QUESTION), model.capture(random_picture(1), QUESTION, "a cat in a tree")
+    masks = np.random.default_rng(0).random((4, 3, 4)) < 0.5
+    for kind in ("logit", "logprob", "margin"):
+        np.testing.assert_array_equal(run_masks(capture, masks, target=kind), run_masks(capture, masks, target=Target(kind, capture.greedy_token())))
+        np.testing.assert_array_equal(run_masks(fed, masks, target=kind), run_masks(fed, masks, target=Target(kind, fed.answer_ids[0])))
+    np.testing.assert_array_equal(run_masks(fed, masks, target="answer_logprob"), run_masks(fed, masks))
+    with pytest.raises(HeadflowError, match="target = 'logits': must be one of logit, logprob, margin, answer_logprob"):
+        run_masks(capture, masks, target="logits")
+
+
+def test_what_is_printed_in_a_notebook_is_short(models):
+    model = models("gqa")
+    capture = model.capture(random_picture(1), QUESTION, "cat")
+    assert repr(capture) == (
+        "Capture('What is the main object?', 28 tokens, 16 of them the picture, answer of 1 tokens, shared prefix, "
+        "LVLM(LlavaForConditionalGeneration, 3 × 4 heads, torch.float32, cpu))"
+    )
+    assert repr(swap_baseline(capture)) == "Baseline('swap', 3 layers, 16 image positions, of 1 pictures)"
+
+
+def test_an_empty_question_is_refused(models):
+    with pytest.raises(HeadflowError, match="the question is empty"):
+        models("gqa").capture(random_picture(1), "  ")
+
+
 def test_a_whole_answer_needs_an_example_with_it(models):
     capture = models("gqa").capture(random_picture(1), QUESTION)
     with pytest.raises(HeadflowError, match="the answer has 2 tokens, the example was captured with 1"):
@@ -80,7 +108,7 @@ def test_a_whole_answer_needs_an_example_with_it(models):
 
 def test_first_token_targets_of_an_example_with_an_answer(models):
     model = models("gqa")
-    plain, fed = model.capture(random_picture(1), QUESTION), model.capture(random_picture(1), QUESTION, "a cat and a dog")
+    plain, fed = model.capture(random_picture(1), QUESTION), model.capture(random_picture(1), QUESTION, "a cat in a tree")
     masks = np.random.default_rng(0).random((6, 3, 4)) < 0.5
     for kind in ("logit", "logprob", "margin"):
         target = Target(kind, fed.answer_ids[0])
@@ -90,10 +118,17 @@ def test_first_token_targets_of_an_example_with_an_answer(models):
 def test_answers_without_tokens_are_all_told(models):
     table = examples("cat", "zebra", "dog", "  ").with_columns(row=pl.Series([2, 3, 4, 5]))
     faults = Faults("manifest.csv", "the header is row 1", "stop")
-    check_answers(models("gqa").processor, table, faults)
+    check_words(models("gqa").processor, table, faults, answers=True)
     assert 3 in faults and 5 in faults and len(faults) == 2
-    with pytest.raises(HeadflowError, match=r"(?s)row 3: the answer 'zebra' begins with a token.*row 5: the answer '' tokenises to nothing"):
+    with pytest.raises(HeadflowError, match=r"(?s)row 3: the answer 'zebra' holds words that this model does not know: zebra.*row 5: .* tokenises to nothing"):
         faults.settle()
+
+
+def test_questions_in_unknown_words_are_told_with_the_words(models):
+    table = examples("cat", "zebra").with_columns(question=pl.Series([QUESTION, "Is there a flamingo ?"]))
+    faults = Faults("manifest.csv", "the header is row 1", "stop")
+    check_words(models("gqa").processor, table, faults, answers=False)
+    assert faults.table()["reason"].to_list() == ["the question 'Is there a flamingo ?' holds words that this model does not know: Is, there, flamingo"]
 
 
 def test_rivals_and_answers_that_share_their_first_token(models):

@@ -10,6 +10,7 @@ import headflow
 from headflow.ablation import run_masks
 from headflow.checks import check_intervention
 from headflow.errors import HeadflowError
+from headflow.models.lvlm import check_machine, read_config
 from tests.checkpoints import QUESTION
 from tests.conftest import random_picture
 
@@ -88,3 +89,19 @@ def test_quantization_without_bitsandbytes(checkpoints, monkeypatch):
 def test_quantization_in_other_bits(checkpoints):
     with pytest.raises(HeadflowError, match="'3bit' is not one of 8bit, 4bit"):
         headflow.load(checkpoints("gqa"), quantization="3bit", device_map="cpu")
+
+
+@pytest.mark.parametrize(("device_map", "quantization", "message"), [("cuda", None, "torch sees no GPU"), ("auto", "4bit", "needs bitsandbytes")])
+def test_a_machine_that_lacks_something_is_told_before_anything_is_loaded(device_map, quantization, message, monkeypatch):
+    if device_map == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else found(name, *rest))
+    with pytest.raises(HeadflowError, match=message):
+        check_machine(device_map, "float32", quantization)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "a/b/c", "/no/such/folder", "./none"])
+def test_what_is_no_folder_and_no_id_is_told_without_asking_the_hub(source):
+    with pytest.raises(HeadflowError, match="there is no such folder"):
+        read_config(source)

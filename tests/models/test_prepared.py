@@ -11,8 +11,9 @@ from headflow.models.lvlm import load_prepared
 from headflow.models.prepared import PreparedModel, read_prepared
 
 DESCRIPTION = {
-    "key": "tiny", "id": "embedded", "source": None, "revision": None, "dtype": "float32", "architecture": "LlavaForConditionalGeneration", "layers": 3,
-    "heads": 4, "kv_heads": 4, "trust_remote_code": False, "fingerprint": "0" * 64,
+    "key": "tiny", "id": "embedded", "source": None, "revision": None, "dtype": "float32", "attn": "auto", "quantization": None,
+    "architecture": "LlavaForConditionalGeneration", "layers": 3, "heads": 4, "kv_heads": 4, "decoder_layers": 3, "image_layers": None,
+    "trust_remote_code": False, "fingerprint": "0" * 64,
 }  # fmt: skip
 
 

@@ -40,7 +40,8 @@ def test_every_key_of_the_params_file_has_a_comment() -> None:
     lines = (ROOT / "params.yaml").read_text().splitlines()
     for before, line in itertools.pairwise(lines):
         if line.strip() and not line.lstrip().startswith(("#", "- ")):
-            assert before.lstrip().startswith("# "), f"no comment above {line!r}"
+            # After a list the comment stands beside its key: DVC would lose it from the line above when it changes a param.
+            assert before.lstrip().startswith("# ") or "  # " in line, f"no comment at {line!r}"
 
 
 @pytest.mark.parametrize("name", ["sample_masks", "fit_attributions", "cluster_heads", "prepare_examples", "render_report", "compare_models"])
@@ -56,3 +57,19 @@ def test_no_large_files_but_the_checkpoint() -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     large = {name for name in tracked if name and Path(ROOT, name).is_file() and Path(ROOT, name).stat().st_size > 1_000_000}
     assert large <= {"headflow/models/embedded/checkpoint/model.safetensors"}
+
+
+def test_no_comment_is_lost_when_dvc_changes_a_param(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes the file anew, and drops comment lines that follow a list."""
+    from dvc.utils.hydra import apply_overrides
+
+    def comments(text: str) -> list[str]:
+        return [line.split("# ", 1)[1] for line in text.splitlines() if "# " in line]
+
+    before = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(before)
+    for count in (385, 386):
+        apply_overrides(tmp_path / "params.yaml", [f"masks.count={count}"])
+    after = (tmp_path / "params.yaml").read_text()
+    assert comments(after) == comments(before)
+    assert {**read_params(tmp_path / "params.yaml").masks.model_dump(), "count": 0} == {**read_params(ROOT / "params.yaml").masks.model_dump(), "count": 0}

@@ -1,4 +1,6 @@
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -152,5 +154,54 @@ def test_layers_of_cross_attention_are_told_in_the_colophon(folder):
     run = load()
     assert not run.picture_in_prompt
     text = blocks.colophon(run, folder)
-    assert "the 6 of 40 decoder layers that read the picture" in text and "are decoder layers 3, 8, 13, 18, 23, 28" in text
+    assert "40 layers, of which 6 read the picture, layers 3, 8, 13, 18, 23 and 28, with 8 heads each" in text
     assert "layers of cross-attention, whose keys all masked runs share" in text and "executed code" not in text
+
+
+def titled(run: runs.Run) -> runs.Run:
+    return replace(run, params=run.params | {"report": {"title": "Title"}})
+
+
+def describe(folder: Path, **change: object) -> None:
+    path = folder / "data/models/tiny/model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def test_layers_of_cross_attention_go_by_their_numbers_in_the_decoder(folder):
+    before = load()
+    describe(folder, image_layers=[3, 8, 13, 18, 23, 28], decoder_layers=40)
+    run = load()
+    for name in ("attributions", "attention", "head_summary", "head_clusters", "profiles"):
+        old, new = getattr(before, name), getattr(run, name)
+        assert new["layer"].to_list() == [3 + 5 * layer for layer in old["layer"]] and new.drop("layer").equals(old.drop("layer"))
+    assert run.predictions.equals(before.predictions)
+    text = blocks.header(titled(run))
+    assert "Which of its 48 heads that read the picture" in text and "40 layers, of which 6 read the picture, layers 3, 8, 13, 18, 23 and 28" in text
+
+
+@pytest.mark.parametrize("layers", [[3, 8], [28, 23, 18, 13, 8, 3], [3, 3, 8, 13, 18, 23]])
+def test_a_description_that_names_other_layers_is_refused(layers, folder):
+    describe(folder, image_layers=layers, decoder_layers=40)
+    assert refused() == "data/models/tiny/model.json: image_layers does not name 6 layers in order; run `dvc repro`"
+
+
+def test_the_header_counts_questions_and_pictures_and_names_the_model_by_its_key(folder):
+    describe(folder, id="/somewhere/else/checkpoint")
+    text = blocks.header(titled(load()))
+    assert "Here tiny (6 layers of 8 heads) was asked" in text and "/somewhere" not in text
+    assert re.search(r"was asked \d+ questions about \d+ pictures \(“", text)
+
+
+def test_skipped_rows_are_listed_in_order_under_one_kind_of_name(folder):
+    run = synthetic_run.make()
+    rows, examples = synthetic_run.skipped((9, "ninth", "no file"), (2, "second", "no text")), synthetic_run.skipped((5, "explain-fifth", "too long"))
+    synthetic_run.write(run.but(skipped_rows=rows, skipped_examples=examples), folder)
+    text = blocks.skipped(load())
+    assert text.index("second") < text.index("fifth") < text.index("ninth") and "explain-" not in text
+
+
+def test_what_the_prefix_check_means_depends_on_how_the_prefix_is_treated():
+    found = {"identity": 1e-7, "prefix": 0.86}
+    assert "it does change, so every mask runs the whole sequence" in blocks.checks(found, "recomputed")
+    assert "it must not change" in blocks.checks(found, "shared")
+    assert "does not apply: the picture stands beside the text" in blocks.checks({"identity": 1e-7}, "cross")

@@ -162,8 +162,53 @@ class TestChecks:
         assert "nothing was cut" in sentences.checks(FINE | {"effect": 0.0})
         assert sentences.checks({}) == "The run kept no record of its checks."
 
+    def test_a_prefix_that_is_not_shared_may_change(self):
+        changed = FINE | {"prefix": 0.86}
+        assert sentences.checks(changed, "recomputed").startswith("Two checks that should find no difference find at most 4.0e−7 (swap), which rounding")
+        assert "0.86 (prefix), more than" in sentences.checks(changed, "shared")
+
+
+class TestAnswered:
+    truth, own = {"target": "logit", "answer": "truth"}, {"target": "logit", "answer": "greedy"}
+
+    def test_some_right(self):
+        said = sentences.answered(answers(*[(True, True)] * 8, (False, False), (False, False)), self.truth)
+        assert said.startswith("The model answers 8 of 10 questions") and said.endswith("the true answer, in 8 examples, all answered rightly.")
+        assert sentences.answered(answers((True, True), (False, True)), self.truth).endswith("the true answer, in 2 examples, 1 of them answered wrongly.")
+        assert sentences.answered(answers((True, True), (False, True)), self.own).endswith("the model's own answer, in 2 examples, 1 of them a wrong one.")
+
+    def test_none_right(self):
+        wrong = answers(*[(False, True)] * 24)
+        assert sentences.answered(wrong, self.own) == (
+            "The model answers none of 24 questions rightly (interval 0% to 14%): what is explained is the model's own answer, which is never a right one."
+        )
+        assert sentences.answered(wrong, self.truth).endswith("what is explained is the true answer, which is never the one that it gives.")
+        assert sentences.answered(answers(), self.truth) == "No question was asked."
+
+
+class TestFall:
+    @staticmethod
+    def fits(*falls: float) -> pl.DataFrame:
+        return pl.DataFrame({"intact": [fall + 2.0 for fall in falls], "ablated": [2.0] * len(falls)})
+
+    def test_each_way(self):
+        assert "the target falls by 4.00 logits on average (1.52 to 6.48), from 6.00 to 2.00 logits" in sentences.fall(self.fits(3.0, 4.0, 5.0))
+        assert "rises by 4.00 nats on average (1.52 to 6.48)" in sentences.fall(self.fits(-3.0, -4.0, -5.0), unit="nats")
+        assert sentences.fall(self.fits(3.0, -4.0, 2.0)).endswith("that the picture matters for it cannot be told.")
+
+    def test_one_example(self):
+        assert sentences.fall(self.fits(3.0)).endswith("goes from 5.00 to 2.00 logits, a fall of 3.00; with one example there is no interval.")
+
 
 class TestHeadGrid:
+    def test_the_largest_of_the_clear_heads_is_named_and_a_larger_one_that_is_not_clear_is_owned_up_to(self):
+        said = sentences.head_grid(summary((1.16, -0.5, 2.82), *[(1.0, 0.5, 1.5)] * 6, *[(0.0, -0.1, 0.1)] * 13))
+        assert "the largest of them is layer 0, head 1 at +1.00 logits (+0.50 to +1.50)" in said
+        assert said.endswith("larger is layer 0, head 0 at +1.16 logits (−0.50 to +2.82), but its own interval includes zero.")
+
+    def test_no_clear_head(self):
+        assert sentences.head_grid(summary(*[(0.1, -0.1, 0.3)] * 20)).startswith("None of 20 heads has an interval that excludes zero")
+
     def test_many_clear_heads(self):
         said = sentences.head_grid(summary(*[(1.0, 0.5, 1.5)] * 6, *[(0.0, -0.1, 0.1)] * 14))
         assert said.startswith("Six of 20 heads have intervals that exclude zero, where chance alone would give about 1.0")
@@ -187,6 +232,9 @@ class TestTopHeads:
     def test_an_overlapping_leader_cannot_be_told(self):
         said = sentences.top_heads(summary((3.0, 2.0, 4.0), (-2.8, -3.8, -1.8), (0.1, 0.0, 0.2)))
         assert "overlaps that of L0 H1, so which head is first cannot be told" in said
+
+    def test_a_first_head_that_is_not_clear(self):
+        assert "but its own interval includes zero" in sentences.top_heads(summary((3.0, -0.5, 6.5), (1.0, 0.8, 1.2)))
 
     def test_nothing_clear_of_zero(self):
         assert "their order means little" in sentences.top_heads(summary((0.3, -0.1, 0.7), (0.2, -0.2, 0.6)))
@@ -213,6 +261,16 @@ class TestLayerProfile:
 
     def test_not_ahead(self):
         assert "cannot be told" in sentences.layer_profile(self.table(1.02, 1.0, 0.5))
+
+    def test_layers_are_named_by_their_own_numbers(self):
+        apart = self.table(2.0, 1.0, 0.1).with_columns(pl.col("layer").replace_strict([0, 1, 2], [3, 8, 13]))
+        assert sentences.layer_profile(apart).startswith("Of layers 3, 8 and 13, layer 8 carries most")
+        assert sentences.layer_profile(self.table(2.0, 1.0, 0.1)).startswith("Of layers 0 to 2, layer 1")
+        assert sentences.layer_profile(apart.filter(pl.col("layer") == 8)).startswith("There is one layer only, layer 8, with +2.0")
+
+    def test_one_example_has_no_interval(self):
+        said = sentences.layer_profile(self.table(2.0, 1.0, 0.1).filter(pl.col("id") == "0"))
+        assert said.endswith("cannot be told (with one example there is no interval).")
 
     def test_layers_of_opposite_sign_are_compared_by_size(self):
         assert "it is ahead of the next, layer 2" in sentences.layer_profile(self.table(-2.0, 1.0, 0.1))
@@ -373,6 +431,12 @@ class TestExampleMap:
     def test_no_shared_label(self):
         assert sentences.example_map(separation(looks_colour=TestSeparation.none)).startswith("No label is shared")
 
+    def test_the_p_value_that_is_judged_by_is_the_one_that_is_told(self):
+        near = (0.28, 0.16, 0.023, 0.1)
+        said = sentences.example_map(separation(looks_colour=near, looks_style=TestSeparation.none, meaning_name=TestSeparation.none))
+        assert "colour, 28% against 16%, p\u00a0=\u00a00.069 after correction for 3 labels" in said
+        assert "p\u00a0=\u00a00.023)" in sentences.example_map(separation(looks_colour=near))
+
     def test_no_labels(self):
         assert "cannot be told" in sentences.example_map(separation(looks_colour=TestSeparation.none).clear())
 
@@ -390,10 +454,14 @@ def test_every_sentence_of_the_made_up_run_is_one_sentence(run):
         assert text.endswith(".") and ". " not in text and "nan" not in text and "None" not in text and "unknown" not in text, text
 
 
-def test_a_sum_that_misses_the_ends_says_so_and_one_that_does_not_is_silent() -> None:
+def test_a_sum_that_misses_the_ends_says_so_and_one_that_does_not_holds() -> None:
     fits = pl.DataFrame({"id": ["a"], "held_out_r": [0.97], "held_out_r2": [0.94], "intercept": [4.8], "intact": [15.0], "ablated": [1.1]})
     attributions = pl.DataFrame({"id": ["a", "a"], "attribution": [10.0, 3.4]})
     said = sentences.held_out(fits, attributions, "logits")
     assert "for the untouched model it says 18.2 logits where the model gives 15" in said and "with every head cut 4.80 for 1.10" in said
     fitting = fits.with_columns(intercept=pl.lit(1.2), intact=pl.lit(14.7))
-    assert "astray" not in sentences.held_out(fitting, attributions, "logits")
+    said = sentences.held_out(fitting, attributions, "logits")
+    assert "astray" not in said and "it holds too: for the untouched model it says 14.6 logits where the model gives 14.7" in said
+    slight = fits.with_columns(intercept=pl.lit(3.28), intact=pl.lit(3.43), ablated=pl.lit(3.29))
+    sums = pl.DataFrame({"id": ["a"], "attribution": [0.14]})
+    assert "it holds too" in sentences.held_out(slight, sums) and "worst of" not in sentences.held_out(slight, sums)

@@ -127,7 +127,8 @@ def test_every_figure_has_a_question_a_sentence_and_how_it_was_computed(page):
 def test_every_link_on_the_page_leads_somewhere(page):
     ids = {attributes.get("id") for _, attributes in page.elements}
     targets = {attributes["href"] for attributes in page.all("a") if attributes.get("href")}
-    assert targets and all(target.startswith("#") and target[1:] in ids for target in targets)
+    assert targets - {"../comparison/index.html"} and all(target[1:] in ids for target in targets if target.startswith("#"))
+    assert {target for target in targets if not target.startswith("#")} == {"../comparison/index.html"}
     assert {f"term-{term}" for term in TERMS} <= ids
 
 

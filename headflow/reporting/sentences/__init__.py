@@ -3,11 +3,11 @@
 Pure functions of tables. None of them says more than an interval, a p-value or a count supports.
 """
 
-from headflow.reporting.sentences.examples import example_map, prompt, scenes, separation, skipped
+from headflow.reporting.sentences.examples import answered, example_map, prompt, scenes, separation, skipped
 from headflow.reporting.sentences.heads import attention_scatter, cluster_grid, cluster_profiles, effect_sums, head_grid, layer_profile, top_heads
-from headflow.reporting.sentences.trust import checks, growth, held_out
+from headflow.reporting.sentences.trust import checks, fall, growth, held_out
 
 __all__ = [
-    "attention_scatter", "checks", "cluster_grid", "cluster_profiles", "effect_sums", "example_map", "growth", "head_grid",
+    "answered", "attention_scatter", "checks", "cluster_grid", "cluster_profiles", "effect_sums", "example_map", "fall", "growth", "head_grid",
     "held_out", "layer_profile", "prompt", "scenes", "separation", "skipped", "top_heads",
 ]  # fmt: skip

@@ -1,9 +1,13 @@
 """What the figures about examples show."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import polars as pl
 
+from headflow.charts import numbers
 from headflow.charts.examples import plain
-from headflow.reporting.sentences.heads import holm
+from headflow.reporting import targets
 from headflow.reporting.sentences.trust import share_right
 from headflow.reporting.words import chance, counted, number, percent
 
@@ -29,6 +33,30 @@ def scenes(features: pl.DataFrame, confidence: float = 0.95) -> str:
     if wrong_in:
         ends.append(f"{counted(wrong_in, 'wrong answer')} {'is' if wrong_in == 1 else 'are'} explained all the same")
     return f"{start}; {' and '.join(ends) if ends else 'none is left out'}."
+
+
+def answered(features: pl.DataFrame, settings: Mapping[str, Any], confidence: float = 0.95) -> str:
+    """How many questions the model answers rightly, and whose answer is explained. None right means that what is explained is no right answer.
+
+    Args:
+        features: the features table.
+        settings: the params ``features``.
+    """
+    total, right, explained = features.height, int(features["correct"].sum()), int(features["explained"].sum())
+    if total == 0:
+        return "No question was asked."
+    whose = targets.answer(settings)
+    wrong = features.filter(pl.col("explained") & ~pl.col("correct")).height
+    own = settings.get("answer") == "greedy"
+    if right == 0:
+        low, high = numbers.share_interval(0, total, confidence)
+        start = f"The model answers none of {counted(total, 'question')} rightly (interval {percent(low)} to {percent(high)})"
+        tail = "which is never a right one" if own else "which is never the one that it gives"
+        return f"{start}: what is explained is {whose}, {tail}."
+    start = f"The model answers {share_right(right, total, confidence)} rightly; what is explained is {whose}, in {counted(explained, 'example')}"
+    if not wrong:
+        return f"{start}{', all answered rightly' if explained > 1 else ''}."
+    return f"{start}, {wrong:,} of {'it' if explained == 1 else 'them'} {'a wrong one' if own else 'answered wrongly'}."
 
 
 def skipped(rows: pl.DataFrame, examples: pl.DataFrame) -> str:
@@ -79,13 +107,13 @@ def example_map(table: pl.DataFrame, *, labelled: bool = True) -> str:
         best = rows.sort("above", descending=True).row(0, named=True)
         return (
             f"No label is shared by neighbours more often than chance gives (nearest: {plain(best['label'])}, {percent(best['purity'])} against "
-            f"{percent(best['purity_chance'])}, {chance(best['purity_p'])})."
+            f"{percent(best['purity_chance'])}, {_p(best, rows.height)})."
         )
     best = found.row(0, named=True)
     rest = rows.filter(pl.col("adjusted") >= ALPHA)["label"].to_list()
     text = (
         f"Examples lie nearest to others of the same {plain(best['label'])}: {percent(best['purity'])} of nearest neighbours share it, where "
-        f"chance gives {percent(best['purity_chance'])} ({chance(best['purity_p'])})"
+        f"chance gives {percent(best['purity_chance'])} ({_p(best, rows.height)})"
     )
     return f"{text}; for {_or([plain(name) for name in rest])} no more than chance is found." if rest else f"{text}."
 
@@ -133,12 +161,15 @@ def separation(table: pl.DataFrame, *, labelled: bool = True) -> str:
 
 
 def _corrected(table: pl.DataFrame, measure: str) -> pl.DataFrame:
-    """Labels with a known ``measure``: ``above`` = its excess over chance as a share of what is possible, ``adjusted`` = Holm's p."""
-    known = [pl.col(name).is_finite() for name in (measure, f"{measure}_chance", f"{measure}_p")]
-    rows = table.filter(pl.all_horizontal(known))
+    """Labels with a known ``measure``: ``above`` = its excess over chance as a share of what is possible, ``adjusted`` = Holm's p, ``labels`` = how many."""
+    rows = numbers.with_adjusted(table, measure).rename({f"{measure}_adjusted": "adjusted"}).drop_nulls("adjusted")
     room = pl.max_horizontal(1 - pl.col(f"{measure}_chance"), pl.lit(1e-9))
-    adjusted = pl.Series("adjusted", holm(rows[f"{measure}_p"].to_list()), dtype=pl.Float64)
-    return rows.with_columns(((pl.col(measure) - pl.col(f"{measure}_chance")) / room).alias("above"), adjusted)
+    return rows.with_columns(((pl.col(measure) - pl.col(f"{measure}_chance")) / room).alias("above"), pl.lit(rows.height).alias("labels"))
+
+
+def _p(row: dict, labels: int) -> str:
+    """The corrected p-value: the one that is judged by."""
+    return chance(row["adjusted"]) + (f" after correction for {labels} labels" if labels > 1 else "")
 
 
 def _best(rows: pl.DataFrame, kind: str) -> dict:
@@ -149,9 +180,7 @@ def _best(rows: pl.DataFrame, kind: str) -> dict:
 
 
 def _evidence(row: dict) -> str:
-    return (
-        f"{plain(row['label'])} explains {percent(row['explained'])} of their variance, chance {percent(row['explained_chance'])}, {chance(row['explained_p'])}"
-    )
+    return f"{plain(row['label'])} explains {percent(row['explained'])} of their variance, chance {percent(row['explained_chance'])}, {_p(row, row['labels'])}"
 
 
 def _second_opinion(rows: pl.DataFrame, kind: str) -> str:

@@ -6,7 +6,8 @@ from scipy import stats
 
 from headflow.charts import numbers
 from headflow.charts.clusters import grouped
-from headflow.reporting.words import correlation, counted, interval, number, percent, spelled
+from headflow.charts.numbers import holm
+from headflow.reporting.words import correlation, counted, interval, listed, number, percent, spelled
 
 SUBSTANTIAL = 0.25
 """Mean silhouette below which a grouping is usually read as none (Kaufman and Rousseeuw, 1990)."""
@@ -19,18 +20,27 @@ def head_grid(head_summary: pl.DataFrame, confidence: float = 0.95, unit: str = 
         return "It cannot be told: no example was explained."
     known = rows.filter(pl.col("low").is_finite() & pl.col("high").is_finite()).height
     top = rows.sort(pl.col("mean").abs(), descending=True).row(0, named=True)
-    biggest = f"the largest is layer {top['layer']}, head {top['head']} at {number(top['mean'], signed=True)} {unit}"
     if known == 0:
+        biggest = f"the largest is layer {top['layer']}, head {top['head']} at {number(top['mean'], signed=True)} {unit}"
         return f"No head has an interval (there are too few examples), so which of them matter cannot be told; {biggest}."
     clear, expected = int(rows["clear"].sum()), known * (1 - confidence)
     many = stats.binom.sf(clear - 1, known, 1 - confidence) < 1 - confidence
     count = (
-        f"{spelled(clear)} of {known:,} heads {'has an interval' if clear == 1 else 'have intervals'} that "
-        f"{'excludes' if clear == 1 else 'exclude'} zero, where chance alone would give about {expected:.1f}"
+        f"{spelled(clear) if clear else 'None'} of {known:,} heads {'have intervals' if clear > 1 else 'has an interval'} that "
+        f"{'exclude' if clear > 1 else 'excludes'} zero, where chance alone would give about {expected:.1f}"
     )
     if not many:
-        return f"{count}: no more than chance explains, so this run cannot tell which heads matter; {biggest}."
-    return f"{count}; {biggest} ({interval(top['low'], top['high'], signed=True)})."
+        return f"{count}: no more than chance explains, so this run cannot tell which heads matter; {_largest('the largest', top, unit)}."
+    if top["clear"]:
+        return f"{count}; {_largest('the largest', top, unit)}."
+    # The largest mean may be the least certain one: then the largest of those that count is named, and the other beside it.
+    sure = rows.filter("clear").sort(pl.col("mean").abs(), descending=True).row(0, named=True)
+    return f"{count}; {_largest('the largest of them', sure, unit)}; {_largest('larger', top, unit)}, but its own interval includes zero."
+
+
+def _largest(what: str, row: dict, unit: str) -> str:
+    limits = f" ({interval(row['low'], row['high'], signed=True)})" if row["low"] is not None and np.isfinite(row["low"]) else ""
+    return f"{what} is layer {row['layer']}, head {row['head']} at {number(row['mean'], signed=True)} {unit}{limits}"
 
 
 def top_heads(head_summary: pl.DataFrame, unit: str = "logits") -> str:
@@ -50,7 +60,9 @@ def top_heads(head_summary: pl.DataFrame, unit: str = "logits") -> str:
         f"L{first['layer']} H{first['head']} comes first with {number(first['mean'], signed=True)} {unit} "
         f"({interval(first['low'], first['high'], signed=True)})"
     )
-    ends = sorted((abs(first["low"]), abs(first["high"]))) if first["clear"] else [0.0, 0.0]
+    if not first["clear"]:
+        return f"{start}; {lead}, but its own interval includes zero, so which head is first cannot be told."
+    ends = sorted((abs(first["low"]), abs(first["high"])))
     # Sizes are compared, as heads are ranked by size; an interval across zero reaches down to size zero.
     rivals = [
         f"L{row['layer']} H{row['head']}"
@@ -74,13 +86,14 @@ def layer_profile(attributions: pl.DataFrame, confidence: float = 0.95, unit: st
     first = ranked.row(0, named=True)
     total = float(rows["mean"].abs().sum())
     start = (
-        f"Of layers 0 to {rows['layer'].max()}, layer {first['layer']} carries most: {number(first['mean'], signed=True)} {unit} "
+        f"Of {_layers(rows['layer'].to_list())}, layer {first['layer']} carries most: {number(first['mean'], signed=True)} {unit} "
         f"({interval(first['low'], first['high'], signed=True)})"
     )
+    if ranked.height < 2:
+        limits = interval(first["low"], first["high"], signed=True)
+        return f"There is one layer only, layer {first['layer']}, with {number(first['mean'], signed=True)} {unit} ({limits})."
     if total > 0:
         start += f", {percent(abs(first['mean']) / total)} of the summed size of all layers"
-    if ranked.height < 2:
-        return f"{start}."
     second = ranked.row(1, named=True)
     by_example = attributions.group_by("id", "layer").agg(pl.col("attribution").sum().alias("sum"))
     pair = by_example.filter(pl.col("layer") == first["layer"]).join(by_example.filter(pl.col("layer") == second["layer"]), on="id", suffix="_other")
@@ -88,7 +101,18 @@ def layer_profile(attributions: pl.DataFrame, confidence: float = 0.95, unit: st
     _, low, high = numbers.interval((pair["sum"] * signs[0] - pair["sum_other"] * signs[1]).to_numpy(), confidence)
     if low > 0:
         return f"{start}; it is ahead of the next, layer {second['layer']}, by {interval(low, high)}."
-    return f"{start}; that it is ahead of layer {second['layer']} cannot be told (difference {interval(low, high, signed=True)})."
+    return f"{start}; that it is ahead of layer {second['layer']} cannot be told ({_gap(low, high)})."
+
+
+def _layers(layers: list[int]) -> str:
+    """Which layers were looked at; those that read a picture by cross-attention are not all of them."""
+    if layers == list(range(layers[0], layers[-1] + 1)):
+        return f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
+    return f"layers {listed([str(layer) for layer in layers])}" if len(layers) <= 12 else f"{len(layers)} layers between {layers[0]} and {layers[-1]}"
+
+
+def _gap(low: float, high: float) -> str:
+    return f"difference {interval(low, high, signed=True)}" if np.isfinite(low) else "with one example there is no interval"
 
 
 def effect_sums(attributions: pl.DataFrame, fits: pl.DataFrame, confidence: float = 0.95, unit: str = "logits") -> str:
@@ -108,7 +132,7 @@ def effect_sums(attributions: pl.DataFrame, fits: pl.DataFrame, confidence: floa
         f"Cut one at a time, the heads' effects add up to {number(alone)} {unit}, their attributions to {number(together)} (all heads cut at "
         f"once: {number(total)})"
     )
-    difference = f"difference {interval(low, high, signed=True)}"
+    difference = _gap(low, high)
     if low > 0:
         return f"{start}; a head cut alone shows less than it does among many, as if the others made up for it ({difference})."
     if high < 0:
@@ -190,12 +214,3 @@ def cluster_profiles(attributions: pl.DataFrame, names: pl.DataFrame, head_clust
         f"{start}; the plainest case is L{layer} H{head}, from {number(low['attribution'], signed=True)} for “{low['name']}” to "
         f"{number(high['attribution'], signed=True)} for “{high['name']}”."
     )
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down correction for several tests."""
-    order = np.argsort(p_values)
-    scaled = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted.tolist()

@@ -7,10 +7,12 @@ import numpy as np
 import polars as pl
 
 from headflow.charts import numbers
-from headflow.reporting.words import correlation, counted, number, percent, spelled
+from headflow.reporting.words import correlation, counted, interval, number, percent, spelled
 
 WELL, ROUGHLY = 0.9, 0.7
 LEVEL = 0.01
+ASTRAY = 0.1
+"""Share of the fall from intact to every head cut by which the sum may miss either end and still be said to hold there."""
 TOLERANCE = 1e-5
 """Relative difference that rounding explains in float32; a run that used another records its own."""
 
@@ -30,23 +32,43 @@ def held_out(fits: pl.DataFrame, attributions: pl.DataFrame | None = None, unit:
     )
     return (
         f"On masks that the fit never saw, its predictions correlate with the model at r = {correlation(r)} in the median example "
-        f"(worst of {fine.height:,}: {correlation(worst)}; median R² {correlation(explained)}), {verdict}.{_ends(fits, attributions, unit)}"
+        f"({f'worst of {fine.height:,}: {correlation(worst)}; ' if fine.height > 1 else ''}median R² {correlation(explained)}), {verdict}."
+        f"{_ends(fits, attributions, unit)}"
     )
 
 
 def _ends(fits: pl.DataFrame, attributions: pl.DataFrame | None, unit: str) -> str:
-    """What the sum says of the untouched model and of the one with every head cut, where it is off by more than a twentieth of their distance."""
+    """Whether the sum holds for the untouched model and for the one with every head cut, to within ASTRAY of their distance."""
     if attributions is None:
         return ""
     sums = attributions.group_by("id").agg(pl.col("attribution").sum())
     rows = fits.join(sums, on="id").select("intercept", "intact", "ablated", sum=pl.col("intercept") + pl.col("attribution"))
     said, true, floor, cut = (float(rows[name].mean() or 0.0) for name in ("sum", "intact", "intercept", "ablated"))
-    if rows.is_empty() or max(abs(said - true), abs(floor - cut)) <= 0.05 * abs(true - cut):
+    if rows.is_empty():
         return ""
+    off = max(abs(said - true), abs(floor - cut))
+    holds = off <= ASTRAY * abs(true - cut)
     return (
-        f" Far from the masks it was fitted on the sum goes astray: for the untouched model it says {number(said)} {unit} where the model gives "
-        f"{number(true)}, and with every head cut {number(floor)} for {number(cut)} (means)."
+        f" Far from the masks it was fitted on {'it holds too' if holds else 'the sum goes astray'}: for the untouched model it says {number(said)} {unit} "
+        f"where the model gives {number(true)}, and with every head cut {number(floor)} for {number(cut)} (means)."
     )
+
+
+def fall(fits: pl.DataFrame, confidence: float = 0.95, unit: str = "logits") -> str:
+    """How much the picture matters: the target of the untouched model against that with every head cut."""
+    falls = (fits["intact"] - fits["ablated"]).to_numpy()
+    mean, low, high = numbers.interval(falls, confidence)
+    if not np.isfinite(mean):
+        return "How much the picture matters cannot be told: no example was explained."
+    ends = f"from {number(fits['intact'].mean())} to {number(fits['ablated'].mean())} {unit}"
+    if not np.isfinite(low):
+        return f"With every head cut the target goes {ends}, a fall of {number(mean)}; with one example there is no interval."
+    limits = interval(low, high)
+    if low > 0:
+        return f"With every head cut the target falls by {number(mean)} {unit} on average ({limits}), {ends}: so much hangs on the picture."
+    if high < 0:
+        return f"With every head cut the target rises by {number(-mean)} {unit} on average ({interval(-high, -low)}), {ends}: seeing the picture lowers it."
+    return f"With every head cut the target goes {ends}, a mean fall of {number(mean)} ({limits}), so that the picture matters for it cannot be told."
 
 
 def growth(table: pl.DataFrame, confidence: float = 0.95) -> str:
@@ -76,13 +98,15 @@ def growth(table: pl.DataFrame, confidence: float = 0.95) -> str:
     return f"{start}; whether it has levelled off cannot be told: {step}."
 
 
-def checks(found: Mapping[str, Any]) -> str:
+def checks(found: Mapping[str, Any], prefix_mode: str | None = None) -> str:
     """What the checks of the intervention found.
 
     Args:
         found: relative differences by check, ``effect`` (relative too) and ``tolerance``, each if there is a record of it.
+        prefix_mode: how masked runs treated what stands before the text. Only where they share it must it be found unchanged.
     """
-    values = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    kept = {name: value for name, value in found.items() if name != "prefix" or prefix_mode in (None, "shared")}
+    values = {name: float(value) for name, value in kept.items() if isinstance(value, int | float)}
     tolerance, effect = values.pop("tolerance", TOLERANCE), values.pop("effect", None)
     said = []
     if values:
