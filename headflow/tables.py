@@ -263,7 +263,7 @@ SEPARATION = Table(
 )
 
 _RANKING = Column(_TEXT, "what orders the heads: attribution, ablation, restoration, attention, gradient, integrated or random")
-_SCOPE = Column(_TEXT, "'own': each example's own order; 'shared': the order by the mean score over all explained examples (the random order stays each example's own)")
+_SCOPE = Column(_TEXT, "'own': each example's own order; 'shared': the order by the mean score over all explained examples (a random order is always its own)")
 _MEASURE = Column(_TEXT, "'faithfulness' or 'completeness'")
 
 RANKINGS = Table(
@@ -473,7 +473,7 @@ TRUTHS = Table(
         "circuit": Column(_TEXT, "planted circuit"),
         "category": Column(_TEXT, "category of the object that the values are about; null = all"),
         "layer": _LAYER, "head": _HEAD,
-        "part": Column(_TEXT, "'carrier' (takes the picture to the answer), 'relay' (moves it on from the role token), 'decoy' (looks and says nothing), 'idle'"),
+        "part": Column(_TEXT, "'carrier' (takes the picture to the answer), 'relay' (moves it on from the role token), 'decoy' (looks, says nothing), 'idle'"),
         "banzhaf": Column(_REAL, "exact Banzhaf value; logits"),
         "shapley": Column(_REAL, "exact Shapley value; logits"),
         "single_head_effect": Column(_REAL, "f(intact) - f(only this head ablated), exact; logits"),
@@ -488,7 +488,7 @@ PLANTED_SCORES = Table(
         "estimand": Column(_TEXT, "'banzhaf' or 'shapley': the exact values compared with"),
         "examples": Column(_INT, "examples that the means below are over"),
         "carriers": Column(_REAL, "heads that carry the picture, mean over examples"),
-        "precision": Column(_REAL, "share of carriers among the named heads: the largest |score|, as many as there are carriers, zeros left out; null if all are"),
+        "precision": Column(_REAL, "share of carriers among the named heads: those of largest |score|, as many as carriers, zeros left out; null if all are"),
         "recall": Column(_REAL, "share of the carriers that are named, 0..1"),
         "interval_precision": Column(_REAL, "share of carriers among heads whose interval leaves out 0; null without intervals or such heads"),
         "interval_recall": Column(_REAL, "share of the carriers whose interval leaves out 0; null without intervals"),

@@ -84,8 +84,6 @@ class Subjects:
         return self.rows["id"].to_list()
 
     def __iter__(self) -> Iterator[Subject]:
-        if self.model.prefix_mode is None and len(self.rows):
-            self.model.capture(self.rows["image"][0], self.rows["question"][0])  # finds it out
         common = _common(self.prepared, self.model, self.shared, self.settings.target)
         for row in self.rows.iter_rows(named=True):
             fed = fed_answer(self.settings.target, row)
@@ -101,7 +99,7 @@ def _common(prepared: PreparedModel, model: LVLM, shared: Baseline, target: str)
     return digest_json(
         {
             "engine": engine_version(), "model": prepared.fingerprint, "dtype": prepared.dtype, "attn": prepared.attn,
-            "quantization": prepared.quantization, "device": model.device.type, "prefix_mode": model.prefix_mode, "packages": versions(),
+            "quantization": prepared.quantization, "device": model.device.type, "packages": versions(),
             "baseline": shared.fingerprint(), "target": target,
         }
     )  # fmt: skip

@@ -58,7 +58,7 @@ def test_a_key_of_the_params_brings_its_settings(checkpoints, here, capsys):
     assert main(["check", "mine", "--question", QUESTION]) == 0
     rows = shown(capsys.readouterr().out)
     assert rows["weights"].startswith("bfloat16, on cpu") and rows["model"] == str(checkpoints("mha"))
-    assert f"3 examples × {40 + 8 + 12 + 2} masks" in rows["time, current params"]
+    assert f"3 examples × {40 + 8 + 12 + 2 + 16} masks" in rows["time, current params"]
     assert main(["check", "mine", "--question", QUESTION, "--dtype", "float32", "--attn", "eager"]) == 0
     assert shown(capsys.readouterr().out)["weights"].startswith("float32, on cpu")
 

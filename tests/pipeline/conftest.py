@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "examples": {"count": 8, "references": 6},
     "masks": {"count": 112, "held_out": 32},
+    "faithfulness": {"points": 6, "path_points": 2},
     "clusters": {"permutations": 49},
     "report": {"scenes": 4},
 }

@@ -8,11 +8,26 @@ import polars as pl
 import pytest
 
 from headflow.params import Params
-from stages import cluster_heads, extract_features, fit_attributions, prepare_examples, prepare_model, render_report, run_ablations, sample_masks
+from stages import (
+    cluster_heads,
+    evaluate_faithfulness,
+    extract_features,
+    find_interactions,
+    fit_attributions,
+    prepare_examples,
+    prepare_model,
+    render_report,
+    run_ablations,
+    sample_masks,
+    score_planted,
+)
 from tests.families import FAMILIES
 from tests.pipeline.photographs import CROPS, photographs
 
-MODEL_STAGES = (prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, cluster_heads, render_report)
+MODEL_STAGES = (
+    prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, evaluate_faithfulness, score_planted, cluster_heads, find_interactions,
+    render_report,
+)  # fmt: skip
 COUNT, REFERENCES = 5, 4
 
 
@@ -30,7 +45,8 @@ def params(target: str, **models: str) -> Params:
             "examples": {"source": "folder", "path": "photographs", "count": COUNT, "references": REFERENCES, "picture_size": [96, 64]},
             "models": {key: {"id": id} for key, id in models.items()},
             "features": {"target": target, "answer": "greedy", "only_correct": False},
-            "masks": {"count": 32, "held_out": 12},
+            "masks": {"count": 32, "held_out": 12, "corners": 4},
+            "faithfulness": {"points": 4, "path_points": 2},
             "clusters": {"permutations": 19},
             "report": {"scenes": 3},
         }

@@ -105,7 +105,7 @@ def test_huggingface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 FAULTS = {
     "no id": ({"source": "huggingface"}, "examples: source is huggingface, but huggingface.id names no data set"),
-    "source": ({"source": "files"}, "examples.source = 'files': input should be 'scenes', 'folder', 'coco' or 'huggingface'"),
+    "source": ({"source": "files"}, "examples.source = 'files': input should be 'scenes', 'folder', 'coco', 'huggingface' or 'planted'"),
     "size": ({"picture_size": [224]}, r"examples.picture_size = \[224\]: list should have at least 2 items"),
     "column": ({"folder": {"columns": {"anser": "x"}}}, "unknown key examples.folder.columns.anser.*did you mean 'answer'"),
     "share": ({"coco": {"least_share": 2}}, "examples.coco.least_share = 2: input should be less than or equal to 1"),
