@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,8 @@ class Subject:
         single: summed single-head effects of each example; NaN where single heads were not cut; target units.
         total: fall of the target when all heads are cut at once; target units.
         held_out_r: Pearson r on held-out masks; NaN where it is undefined.
+        ids: the explained examples, by which those of two models are paired; empty if unknown.
+        layers: numbers of the layers in the decoder; empty if it is all of them.
     """
 
     key: str
@@ -34,6 +37,8 @@ class Subject:
     single: Float[np.ndarray, " examples"]
     total: Float[np.ndarray, " examples"]
     held_out_r: Float[np.ndarray, " examples"]
+    ids: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,25 +89,36 @@ def layer_shares(subjects: Sequence[Subject], confidence: float) -> pl.DataFrame
         layers = len(subject.depth)
         frames.append(
             pl.DataFrame(
-                {"model": [subject.key] * layers, "layer": range(layers), "depth": subject.depth, "share": found.value, "low": found.low, "high": found.high}
+                {
+                    "model": [subject.key] * layers,
+                    "layer": subject.layers or range(layers),
+                    "depth": subject.depth,
+                    "share": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                }
             )
         )
     return pl.concat(frames)
 
 
 def mean_depths(subjects: Sequence[Subject], confidence: float) -> pl.DataFrame:
-    """``model, depth, low, high, even, later, later_low, later_high, error, freedom``.
+    """``model, depth, low, high, even, later, later_low, later_high``.
 
     ``depth`` is the mean relative depth of the heads weighted by |mean attribution|; ``even`` the same if all heads had the same;
     ``later`` their difference, which is what can be compared: with few layers an even spread itself lies a little nearer the input.
     """
     rows = []
     for subject in subjects:
-        found = jackknife(lambda mean, depth=subject.depth: _over((np.abs(mean).sum(1) * depth).sum(), np.abs(mean).sum()), [subject.attribution], confidence)
+        found = jackknife(lambda mean, depth=subject.depth: _depth(mean, depth), [subject.attribution], confidence)
         value, low, high, even = float(found.value), float(found.low), float(found.high), float(subject.depth.mean())
-        rows.append((subject.key, value, low, high, even, value - even, low - even, high - even, float(found.error), found.freedom))
-    names = ("model", "depth", "low", "high", "even", "later", "later_low", "later_high", "error", "freedom")
+        rows.append((subject.key, value, low, high, even, value - even, low - even, high - even))
+    names = ("model", "depth", "low", "high", "even", "later", "later_low", "later_high")
     return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def _depth(mean: np.ndarray, depth: np.ndarray) -> np.ndarray | float:
+    return _over((np.abs(mean).sum(1) * depth).sum(), np.abs(mean).sum())
 
 
 def concentration(subjects: Sequence[Subject], confidence: float) -> pl.DataFrame:
@@ -158,10 +174,20 @@ def median_limits(ordered: np.ndarray, confidence: float) -> tuple[float | None,
     return (float(ordered[below - 1]), float(ordered[count - below])) if below > 0 else (None, None)
 
 
-def effect_shares(subjects: Sequence[Subject], confidence: float) -> pl.DataFrame:
-    """``model, account, share, low, high, examples``: summed attributions and summed single-head effects over the fall when all heads are cut.
+def falls(subjects: Sequence[Subject], confidence: float) -> pl.DataFrame:
+    """``model, fall, low, high``: how far the target falls when all heads are cut, mean over examples; target units."""
+    rows = []
+    for subject in subjects:
+        found = jackknife(lambda mean: mean, [subject.total], confidence)
+        rows.append((subject.key, float(found.value), float(found.low), float(found.high)))
+    return pl.DataFrame(rows, schema={"model": pl.String, "fall": pl.Float64, "low": pl.Float64, "high": pl.Float64}, orient="row")
 
-    All are means over examples. Null where the fall itself cannot be told from zero or goes the other way, as a share of it would mean nothing.
+
+def effect_shares(subjects: Sequence[Subject], confidence: float) -> pl.DataFrame:
+    """``model, account, share, low, high, examples, gap, gap_low, gap_high``: summed attributions and single-head effects over the fall with all heads cut.
+
+    All are means over examples; ``gap``, in the rows of single-head effects, is by how much they exceed the attributions of
+    the same examples. Null where the fall itself cannot be told from zero or goes the other way, as a share of it would mean nothing.
     """
     rows = []
     for subject in subjects:
@@ -170,25 +196,70 @@ def effect_shares(subjects: Sequence[Subject], confidence: float) -> pl.DataFram
         for account, sums in (("attributions", subject.attribution.sum((1, 2))), ("singles", subject.single)):
             known = np.isfinite(sums)
             if not falls or not known.any():
-                rows.append((subject.key, account, None, None, None, int(known.sum())))
+                rows.append((subject.key, account, None, None, None, int(known.sum()), None, None, None))
                 continue
             found = jackknife(_over, [sums[known], subject.total[known]], confidence)
-            rows.append((subject.key, account, float(found.value), float(found.low), float(found.high), int(known.sum())))
-    schema = {"model": pl.String, "account": pl.String, "share": pl.Float64, "low": pl.Float64, "high": pl.Float64, "examples": pl.Int64}
+            gap = (None, None, None)
+            if account == "singles":
+                beyond = jackknife(_over, [(sums - subject.attribution.sum((1, 2)))[known], subject.total[known]], confidence)
+                gap = (float(beyond.value), float(beyond.low), float(beyond.high))
+            rows.append((subject.key, account, float(found.value), float(found.low), float(found.high), int(known.sum()), *gap))
+    numbers = dict.fromkeys(("gap", "gap_low", "gap_high"), pl.Float64)
+    schema = {"model": pl.String, "account": pl.String, "share": pl.Float64, "low": pl.Float64, "high": pl.Float64, "examples": pl.Int64} | numbers
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def difference(first: dict[str, float], second: dict[str, float], value: str, comparisons: int, confidence: float) -> tuple[float, float, float]:
-    """``second − first`` with limits that allow for the ``comparisons`` pairs that it was picked from; rows of :func:`mean_depths`.
+def contrasts(subjects: Sequence[Subject], confidence: float) -> pl.DataFrame:
+    """``measure, first, second, gap, low, high, common``: ``first − second`` for every pair of models, with limits that allow for the number of pairs.
 
-    The two errors are taken as independent. Models share their pictures, which if anything makes the true error smaller.
+    Measures: ``later`` (how much later than an even spread attribution lies), ``half`` (share of the heads that hold half of it, between whole heads by
+    interpolation) and ``r`` (mean held-out r). Models are asked about the same pictures, so where both explain at least half as many ``common`` examples
+    as the smaller of them has, the difference is taken over those and they are left out together; else ``common`` is 0 and errors are independent.
     """
-    gap = second[value] - first[value]
-    freedom = min(first["freedom"], second["freedom"])
+    pairs = list(combinations(subjects, 2))
+    level = 1 - (1 - confidence) / max(len(pairs), 1)
+    rows = [(measure, first.key, second.key, *_contrast(measure, first, second, level)) for first, second in pairs for measure in ("later", "half", "r")]
+    schema = {"measure": pl.String, "first": pl.String, "second": pl.String, "gap": pl.Float64, "low": pl.Float64, "high": pl.Float64, "common": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _contrast(measure: str, first: Subject, second: Subject, level: float) -> tuple[float, float, float, int]:
+    """``first − second`` with its limits and the number of common examples that it was taken over, 0 if it was not."""
+    (values, at), (others, other_at) = _measured(measure, first), _measured(measure, second)
+    if not len(values) or not len(others):
+        return math.nan, math.nan, math.nan, 0
+    statistic, other = _statistic(measure, first), _statistic(measure, second)
+    common = [name for name in at if name in other_at]
+    if len(common) >= max(2, min(len(values), len(others)) / 2):
+        samples = [values[[at[name] for name in common]], others[[other_at[name] for name in common]]]
+        found = jackknife(lambda mean, other_mean: statistic(mean) - other(other_mean), samples, level)
+        return float(found.value), float(found.low), float(found.high), len(common)
+    one, two = jackknife(statistic, [values], level), jackknife(other, [others], level)
+    gap, freedom = float(one.value - two.value), min(one.freedom, two.freedom)
     if freedom < 1:
-        return gap, math.nan, math.nan
-    reach = stats.t.ppf(1 - (1 - confidence) / 2 / max(comparisons, 1), freedom) * math.hypot(first["error"], second["error"])
-    return gap, gap - float(reach), gap + float(reach)
+        return gap, math.nan, math.nan, 0
+    reach = float(stats.t.ppf(0.5 + level / 2, freedom) * math.hypot(one.error, two.error))
+    return gap, gap - reach, gap + reach, 0
+
+
+def _measured(measure: str, subject: Subject) -> tuple[np.ndarray, dict[str, int]]:
+    """The examples' values that ``measure`` is made of, and the place of each example among them."""
+    values = subject.held_out_r if measure == "r" else subject.attribution
+    fine = np.isfinite(values.reshape(len(values), -1)).all(1)
+    names = [name for name, good in zip(subject.ids, fine, strict=True) if good] if subject.ids else []
+    return values[fine], {name: place for place, name in enumerate(names)}
+
+
+def _statistic(measure: str, subject: Subject) -> Callable[[np.ndarray], np.ndarray | float]:
+    if measure == "later":
+        return lambda mean: _depth(mean, subject.depth) - subject.depth.mean()
+    return _half if measure == "half" else lambda mean: mean
+
+
+def _half(mean: np.ndarray) -> float:
+    """Share of the heads that hold half of the summed |mean attribution|; NaN where there is none."""
+    held = np.concatenate([[0.0], np.sort(np.abs(mean).ravel())[::-1].cumsum()])
+    return float(np.interp(HALF * held[-1], held, np.linspace(0, 1, len(held)))) if held[-1] > 0 else math.nan
 
 
 def _over(part: np.ndarray | float, whole: np.ndarray | float) -> np.ndarray | float:

@@ -26,7 +26,7 @@ def layer_shares(shares: pl.DataFrame, depths: pl.DataFrame, keys: Sequence[str]
     x = alt.X("depth:Q", title=None, scale=alt.Scale(domain=[0, 1], nice=False), axis=alt.Axis(tickCount=10, labels=False))  # the panel below has them
     rows = theme.drawable(shares)
     base = alt.Chart(rows).encode(x=x, color=_colour(keys, legend=True))
-    title = "share of all |attribution| per tenth of depth"
+    title = ["signed attribution per tenth of depth,", "share of the summed size of all heads"]
     y = alt.Y("share:Q", title=title, axis=alt.Axis(format="%"))
     tooltip = [alt.Tooltip("model:N"), alt.Tooltip("layer:Q"), alt.Tooltip("depth:Q", title="relative depth", format=".2f"),
                *_tips("share", "share per tenth of depth")]  # fmt: skip
@@ -34,7 +34,7 @@ def layer_shares(shares: pl.DataFrame, depths: pl.DataFrame, keys: Sequence[str]
     line = base.mark_line(strokeWidth=2).encode(y=y, tooltip=tooltip)
     dots = base.mark_point(size=34).encode(y=y, tooltip=tooltip)
     layers = [theme.rule_y(0), theme.rule_y(0.1, "evenly spread"), *([band] if len(keys) <= MOST_BANDS else []), line, dots]
-    above = alt.layer(*layers).properties(width=_inner(keys), height=300)
+    above = alt.layer(*layers).properties(width=_inner(keys) - 18, height=300)  # its title has two lines
 
     middle = theme.drawable(depths)
     names = _names(keys)
@@ -44,7 +44,7 @@ def layer_shares(shares: pl.DataFrame, depths: pl.DataFrame, keys: Sequence[str]
     ticks = alt.Chart(middle).mark_tick(color=theme.INK, thickness=2, height=16).encode(y=names, x=alt.X("even:Q", title=DEPTH))
     spans = spots.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
     points = spots.mark_point(size=85).encode(x=x, tooltip=tooltip)
-    below = alt.layer(ticks, spans, points).properties(width=_inner(keys), height=_rows(keys), title="Mean depth (tick: if spread evenly over its layers)")
+    below = alt.layer(ticks, spans, points).properties(width=_inner(keys) - 18, height=_rows(keys), title="Mean depth (tick: if spread evenly over its layers)")
     return alt.vconcat(above, below, spacing=42, bounds="flush")
 
 

@@ -54,7 +54,7 @@ def _theme() -> alt.theme.ThemeConfig:
             "axis": axis,
             "axisX": {"tickCount": 8},
             "axisQuantitative": {"labelSeparation": 6},
-            "axisBand": {"grid": False, "domain": False, "ticks": False},
+            "axisBand": {"grid": False, "domain": False, "ticks": False, "labelPadding": 6},
             "legend": {
                 "labelColor": QUIET,
                 "titleColor": INK,

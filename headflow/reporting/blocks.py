@@ -49,7 +49,7 @@ def header(run: Run) -> Markup:
         quoted.append(f"{len(questions) - MOST_QUESTIONS} more")
     purposes = dict(run.masks["purpose"].value_counts().iter_rows())
     features = run.params["features"]
-    model = run.key if run.model["id"] != "embedded" else f"{run.key}, the small model that ships with headflow,"
+    ships = "the small model that ships with headflow; " if run.model["id"] == "embedded" else ""
     explained = len(run.explained)
     question = Markup(
         "A vision-language model sees a picture, is asked about it, and answers in words. Somewhere between, attention heads must have "
@@ -65,8 +65,8 @@ def header(run: Run) -> Markup:
         "A linear regression of the {} (the <a href='#term-target'>target</a>) on which heads were intact then gives each head an "
         "<a href='#term-attribution'>attribution</a>: what it adds when it sees the picture. The fit is judged on {} that it never saw."
     ).format(
-        model,
-        layers_said(run.model),
+        run.key,
+        ships + layers_said(run.model),
         counted(run.asked.height, "question"),
         counted(run.asked["scene"].n_unique(), "picture"),
         listed(quoted),
@@ -212,7 +212,7 @@ def checks(values: Mapping[str, Any], prefix_mode: str | None = None) -> Markup:
         (name.replace("_", " "), next((text for key, text in meaning.items() if name.startswith(key)), ""), _value(value)) for name, value in values.items()
     ]
     if prefix_mode == "cross" and rows:
-        rows.append(("prefix", "does not apply: the picture stands beside the text, and no text changes it", "–"))
+        rows.insert(min(2, len(rows)), ("prefix", "does not apply: the picture stands beside the text, and no text changes it", "–"))
     return table(["check", "what is compared", "found"], rows) if rows else tag("p", "No record of the checks was found.", class_="quiet")
 
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import polars as pl
 import yaml
 from markupsafe import Markup
+from scipy import stats
 
 from headflow import tables
 from headflow.analysis.comparison import HALF, MOST, Subject
@@ -40,6 +42,12 @@ OWN_TERMS = {
         "share of all |attribution|",
         "Attribution averaged over examples, then divided by the summed size (sign left aside) of all heads' averages. It has no unit, so models whose "
         "logits differ in scale can be compared. A layer's share counts signs, so heads that work against each other cancel.",
+    ),
+    "pairs": Term(
+        "difference of two models",
+        "Models are asked about the same pictures. Where two explain at least half as many examples in common as the smaller of them has, their difference "
+        "is taken over these, and both are left without the same ones in turn (paired); else each is over its own examples and their errors are taken as "
+        "independent (unpaired). Limits allow for the number of pairs of models.",
     ),
     "jackknife": Term(
         "interval by leaving out",
@@ -80,7 +88,7 @@ class Model:
         total = (fits["intact"] - fits["ablated"]).to_numpy()
         return Subject(
             key=self.key, depth=np.asarray(place) / self.prepared.decoder_layers, attribution=grid, single=single.sum((1, 2)), total=total,
-            held_out_r=fits["held_out_r"].fill_null(np.nan).to_numpy(),
+            held_out_r=fits["held_out_r"].fill_null(np.nan).to_numpy(), ids=tuple(ids), layers=tuple(place),
         )  # fmt: skip
 
     @property
@@ -139,7 +147,8 @@ def header(models: Sequence[Model], title: str, target: str) -> Markup:
     method = (
         f"Each model was asked about the same pictures, and its attention heads were cut in many combinations; its own report says how. Here "
         f"{models[0].key + ' stands alone' if one else counted(len(models), 'model') + ' stand side by side'}. The target ({target}) has another scale in "
-        "every model, so nothing on this page is in its units: attributions are shares of their summed size, effects shares of the fall when all heads are cut."
+        "every model, so apart from "
+        "its fall nothing on this page is in its units: attributions are shares of their summed size, effects shares of the fall when all heads are cut."
     )
     alone = tag(
         "p", f"One model: add others from {CATALOGUE} below ", tag("code", "models:"), " in params.yaml and run ", tag("code", "dvc repro"), " to compare."
@@ -166,7 +175,8 @@ def overview(models: Sequence[Model], needed: pl.DataFrame, confidence: float) -
         layers = f"{about.layers}" + (f" of {about.decoder_layers}" if about.layers != about.decoder_layers else "")
         rows.append(
             (
-                tag("b", model.key), family_of(about.architecture), f"{layers} × {about.heads}", model.image_tokens,
+                tag("b", tag("a", model.key, href=f"../{quote(model.key)}/index.html")),
+                family_of(about.architecture), f"{layers} × {about.heads}", model.image_tokens,
                 f"{explained:,} of {asked:,}", f"{percent(right / asked)} ({percent(low)} to {percent(high)})",
                 f"{counts.get((model.key, HALF)) or 'unknown'}, {counts.get((model.key, MOST)) or 'unknown'}",
                 about.dtype + (f", {about.quantization}" if about.quantization else ""),
@@ -239,16 +249,45 @@ def colophon(models: Sequence[Model], params: Mapping[str, Any], folder: Path = 
     )
 
 
-def examples_said(models: Sequence[Model], confidence: float) -> str:
-    """Which models answer rightly how often, in one sentence."""
+def examples_said(models: Sequence[Model], confidence: float, whose: str = "") -> str:
+    """Which models answer rightly how often, in one sentence.
+
+    Args:
+        whose: whose answer is explained.
+    """
     shares = {model.key: (int(model.features["correct"].sum()), model.features.height) for model in models}
     limits = {key: numbers.share_interval(*share, confidence) for key, share in shares.items()}
     said = {key: f"{key} {percent(right / asked)} ({percent(limits[key][0])} to {percent(limits[key][1])})" for key, (right, asked) in shares.items()}
+    none = [key for key, (right, _) in shares.items() if right == 0]
+    tail, nothing = f"; explained is {whose}" if whose else "", "how a right answer comes about"
     if len(said) == 1:
         ((key, (right, asked)),) = shares.items()
-        return f"{key} answers {right:,} of {counted(asked, 'question')} rightly: {said[key].removeprefix(key + ' ')}."
+        if none:
+            return f"{key} answers none of {counted(asked, 'question')} rightly: {said[key].removeprefix(key + ' ')}, so nothing here tells {nothing}{tail}."
+        return f"{key} answers {right:,} of {counted(asked, 'question')} rightly: {said[key].removeprefix(key + ' ')}{tail}."
     order = sorted(shares, key=lambda key: shares[key][0] / shares[key][1])
     worst, best = order[0], order[-1]
     start = f"Answered rightly: {listed([said[key] for key in shares]) if len(said) <= 4 else f'between {said[worst]} and {said[best]}'}"
-    apart = limits[best][0] > limits[worst][1]
-    return f"{start}; {f'{best} is ahead of {worst}' if apart else 'which model answers best cannot be told, as the intervals overlap'}."
+    if len(none) == len(said):
+        return f"No model answers any question rightly ({start.removeprefix('Answered rightly: ')}), so nothing here tells {nothing}{tail}."
+    ahead = _ahead({model.key: model.features for model in models}, best, confidence)
+    verdict = (
+        f"{best} is ahead of {listed(ahead) if len(ahead) <= 3 else f'{len(ahead)} of the {len(said) - 1} others'}"
+        if ahead
+        else "which model answers best cannot be told"
+    )
+    fail = listed(none) if len(none) <= 3 else f"{len(none)} models"
+    never = f"; {fail} {'answers' if len(none) == 1 else 'answer'} none rightly, so nothing there tells {nothing}" if none else ""
+    return f"{start}; {verdict}{never}{tail}."
+
+
+def _ahead(features: Mapping[str, pl.DataFrame], best: str, confidence: float) -> list[str]:
+    """The models that ``best`` is ahead of by McNemar's exact test on the questions put to both, with Bonferroni's correction for all pairs of models."""
+    pairs = len(features) * (len(features) - 1) / 2
+    found = []
+    for key, frame in features.items():
+        both = features[best].join(frame, on="id", suffix="_other")
+        won, lost = both.filter(pl.col("correct") & ~pl.col("correct_other")).height, both.filter(~pl.col("correct") & pl.col("correct_other")).height
+        if key != best and won > lost and stats.binomtest(won, won + lost).pvalue * pairs < 1 - confidence:
+            found.append(key)
+    return found

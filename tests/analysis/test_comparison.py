@@ -67,7 +67,8 @@ class TestDepth:
 
     def test_layers_of_cross_attention_stand_at_their_places(self):
         planted = Planted("m", layers=3, heads=4, image_layers=(3, 8, 13), decoder_layers=20)
-        assert comparison.layer_shares([planted.subject()], LEVEL)["depth"].to_list() == pytest.approx([0.15, 0.4, 0.65])
+        shares = comparison.layer_shares([planted.subject()], LEVEL)
+        assert shares["depth"].to_list() == pytest.approx([0.15, 0.4, 0.65]) and shares["layer"].to_list() == [3, 8, 13]
 
     def test_heads_that_work_against_each_other_cancel_in_a_layers_share(self):
         grid = np.zeros((4, 2, 2))
@@ -88,12 +89,64 @@ class TestDepth:
         (held, again) = (comparison.concentration([one], LEVEL) for one in (before, subject(scale * grid)))
         np.testing.assert_allclose(held["held"], again["held"], atol=1e-9)
 
-    def test_the_gap_between_the_outermost_of_many_needs_more(self):
-        rows = [{"later": 0.0, "error": 0.04, "freedom": 30}, {"later": 0.15, "error": 0.04, "freedom": 30}]
-        gap, low, _ = comparison.difference(*rows, "later", 1, LEVEL)
-        assert gap == pytest.approx(0.15) and low > 0
-        assert comparison.difference(*rows, "later", 45, LEVEL)[1] < 0
-        assert math.isnan(comparison.difference(rows[0] | {"freedom": 0}, rows[1], "later", 1, LEVEL)[1])
+
+def fitted(key: str, r: np.ndarray, ids: tuple[str, ...]) -> Subject:
+    return replace(subject(np.ones((len(r), 2, 2))), key=key, held_out_r=r, ids=ids)
+
+
+class TestContrasts:
+    rng = np.random.default_rng(3)
+    hard = rng.normal(0, 0.1, 20)
+    one, two = 0.8 + hard + rng.normal(0, 0.005, 20), 0.79 + hard + rng.normal(0, 0.005, 20)
+    ids = tuple(f"e{place}" for place in range(20))
+
+    @staticmethod
+    def of_r(*subjects: Subject) -> tuple:
+        table = comparison.contrasts(subjects, LEVEL).filter(measure="r")
+        return table.select("gap", "low", "high", "common").row(0)
+
+    def test_examples_in_common_are_paired_whatever_their_order(self):
+        order = self.rng.permutation(20)
+        gap, low, high, common = self.of_r(fitted("a", self.one, self.ids), fitted("b", self.two[order], tuple(self.ids[place] for place in order)))
+        expected = stats.ttest_rel(self.one, self.two).confidence_interval(LEVEL)
+        assert (low, high) == pytest.approx((expected.low, expected.high)) and gap == pytest.approx((self.one - self.two).mean()) and common == 20
+        assert low > 0, "though the intervals of the two overlap by far"
+
+    def test_others_are_not(self):
+        other = tuple(f"f{place}" for place in range(20))
+        gap, low, high, common = self.of_r(fitted("a", self.one, self.ids), fitted("b", self.two, other))
+        reach = stats.t.ppf(0.975, 19) * math.hypot(stats.sem(self.one), stats.sem(self.two))
+        assert (low, high) == pytest.approx((gap - reach, gap + reach)) and common == 0 and low < 0
+
+    def test_half_the_smaller_in_common_is_enough(self):
+        few, fewer = self.ids[:10] + tuple("ghijklmnop"), self.ids[:9] + tuple("ghijklmnopq")
+        for ids, common in ((few, 10), (fewer, 0)):
+            assert self.of_r(fitted("a", self.one, self.ids), fitted("b", self.two, ids))[3] == common
+
+    def test_undefined_ones_are_left_out_of_the_pairs_and_nothing_gives_nothing(self):
+        hollow = np.where(np.arange(20) < 4, np.nan, self.two)
+        assert self.of_r(fitted("a", self.one, self.ids), fitted("b", hollow, self.ids))[3] == 16
+        assert self.of_r(fitted("a", self.one, self.ids), fitted("b", hollow * np.nan, self.ids))[1:] == (pytest.approx(math.nan, nan_ok=True),) * 2 + (0,)
+
+    def test_more_models_need_more(self):
+        widths = []
+        for count in (2, 10):
+            models = [fitted(str(place), (self.one, self.two)[place % 2], self.ids) for place in range(count)]
+            _, low, high, _ = self.of_r(*models)
+            widths.append(high - low)
+        assert widths[1] / widths[0] == pytest.approx(stats.t.ppf(1 - 0.025 / 45, 19) / stats.t.ppf(0.975, 19))
+
+    def test_planted_differences_in_depth_and_concentration_are_found(self):
+        deep, wide = Planted("deep", centre=0.8, strong=4), Planted("wide", centre=0.2, strong=30)
+        found = {row["measure"]: row for row in comparison.contrasts([deep.subject(), wide.subject()], LEVEL).iter_rows(named=True)}
+        depths = comparison.mean_depths([deep.subject(), wide.subject()], LEVEL)["later"]
+        assert found["later"]["gap"] == pytest.approx(depths[0] - depths[1]) and found["later"]["low"] > 0
+        assert found["half"]["high"] < 0
+
+    def test_heads_for_a_half_lie_between_whole_ones(self):
+        assert comparison._half(np.array([[2.0, -1.0], [1.0, 0.0]])) == pytest.approx(1 / 4)
+        assert comparison._half(np.array([[3.0, 0.0], [0.0, 0.0]])) == pytest.approx(1 / 8)
+        assert math.isnan(comparison._half(np.zeros((2, 2))))
 
 
 class TestConcentration:
@@ -150,6 +203,8 @@ class TestEffects:
         single[:12] = np.nan
         total[:12] *= 5
         row = comparison.effect_shares([replace(planted, single=single, total=total)], LEVEL).row(1, named=True)
+        gap = (planted.single - planted.attribution.sum((1, 2)))[12:].mean() / planted.total[12:].mean()
+        assert row["gap"] == pytest.approx(gap) and row["gap_low"] < row["gap"] < row["gap_high"] < 0
         assert row["examples"] == 12 and row["share"] == pytest.approx(planted.single[12:].mean() / planted.total[12:].mean())
 
 

@@ -47,7 +47,8 @@ class Planted:
         total = grid.sum(1) * 1.1
         single = np.full(self.examples, np.nan) if self.alone is None else total * (self.alone + rng.normal(0, 0.02, self.examples))
         r = 1 - np.abs(rng.normal(1 - self.r, (1 - self.r) / 4, self.examples))
-        return Subject(self.key, self.depth, grid.reshape(-1, self.layers, self.heads), single, total, r)
+        ids = tuple(f"explain-{place:05d}-object" for place in range(self.examples))
+        return Subject(self.key, self.depth, grid.reshape(-1, self.layers, self.heads), single, total, r, ids, tuple(self.image_layers or range(self.layers)))
 
 
 def write(planted: Planted, root: Path) -> None:

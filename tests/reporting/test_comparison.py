@@ -1,9 +1,11 @@
 """Reading several runs, and the sentences that say which way they came out."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -111,19 +113,26 @@ def test_image_tokens_that_differ_are_a_range(folder):
 
 def test_sentence_of_the_answers():
     def model(key: str, right: int, asked: int) -> comparison.Model:
-        features = pl.DataFrame({"correct": [place < right for place in range(asked)]})
+        features = pl.DataFrame({"id": [str(place) for place in range(asked)], "correct": [place < right for place in range(asked)]})
         described = type("Described", (), {"key": key})()
         return comparison.Model(prepared=described, features=features, fits=pl.DataFrame(), attributions=pl.DataFrame())
 
     assert comparison.examples_said([model("a", 9, 10)], 0.95) == "a answers 9 of 10 questions rightly: 90% (60% to 98%)."
     assert comparison.examples_said([model("a", 90, 100), model("b", 10, 100)], 0.95).endswith("; a is ahead of b.")
+    three = comparison.examples_said([model("a", 20, 24), model("b", 0, 24), model("c", 0, 24)], 0.95, "the true answer")
+    assert three.endswith(
+        "; a is ahead of b and c; b and c answer none rightly, so nothing there tells how a right answer comes about; explained is the true answer."
+    )
+    assert comparison.examples_said([model("a", 20, 24), model("b", 19, 24), model("c", 1, 24)], 0.95).endswith("; a is ahead of c.")
+    assert comparison.examples_said([model("a", 0, 24)], 0.95).startswith("a answers none of 24 questions rightly: 0% (0% to 14%), so nothing here tells")
+    assert comparison.examples_said([model("a", 0, 24), model("b", 0, 24)], 0.95).startswith("No model answers any question rightly (a 0% (")
     assert "cannot be told" in comparison.examples_said([model("a", 9, 10), model("b", 8, 10)], 0.95)
     many = comparison.examples_said([model(f"m{i}", 10 * i, 100) for i in range(10)], 0.95)
     assert many.startswith("Answered rightly: between m0 0% (") and "m5" not in many
 
 
 def depths(*subjects):
-    return sentences.depths(numbers.mean_depths(subjects, 0.95), 0.95)
+    return sentences.depths(numbers.mean_depths(subjects, 0.95), numbers.contrasts(subjects, 0.95))
 
 
 class TestDepths:
@@ -134,8 +143,11 @@ class TestDepths:
 
     def test_models_that_differ(self):
         said = depths(replace(TINY, key="deep", centre=0.8).subject(), replace(LARGE, key="early", centre=0.2).subject())
-        assert said.startswith("Against an even spread over the layers, attribution lies later in deep and earlier in early; deepest in deep (+")
-        assert "of the depth apart" in said
+        assert said.startswith("Against an even spread over the layers, attribution lies later in deep and earlier in early; deepest in deep (0.")
+        assert "of the depth later than an even spread), least deep in early (0." in said and "of the depth earlier than an even spread)" in said
+        assert "of the depth apart" in said and "paired over 24 common examples" in said
+        strangers = replace(replace(LARGE, key="early", centre=0.2).subject(), ids=())
+        assert "unpaired, as too few examples are common" in depths(replace(TINY, key="deep", centre=0.8).subject(), strangers)
 
     def test_models_alike_cannot_be_told_apart(self):
         flat = [replace(TINY, key=key, strong=0, noise=1.0).subject(seed) for seed, key in enumerate("ab")]
@@ -152,7 +164,7 @@ class TestDepths:
 
 
 def concentration(*subjects):
-    return sentences.concentration(numbers.heads_needed(numbers.concentration(subjects, 0.95)))
+    return sentences.concentration(numbers.heads_needed(numbers.concentration(subjects, 0.95)), numbers.contrasts(subjects, 0.95))
 
 
 class TestConcentration:
@@ -161,10 +173,10 @@ class TestConcentration:
 
     def test_models_that_differ(self):
         said = concentration(replace(LARGE, key="few", strong=5).subject(), replace(LARGE, key="many", strong=300).subject())
-        assert said.startswith("Attribution is most concentrated in few") and said.endswith("the two intervals do not overlap.")
+        assert said.startswith("Attribution is most concentrated in few") and "; the two differ (difference " in said
 
     def test_models_alike(self):
-        assert "overlap, so that the models differ in this cannot be told" in concentration(TINY.subject(), replace(TINY, key="b").subject(1))
+        assert "that these two differ cannot be told (difference " in concentration(TINY.subject(), replace(TINY, key="b").subject(1))
 
     def test_nothing_and_one_example(self):
         assert concentration(replace(TINY, scale=0.0).subject()).startswith("It cannot be told")
@@ -174,7 +186,8 @@ class TestConcentration:
 
 
 def held_out(*subjects):
-    return sentences.held_out(numbers.median_fits(numbers.held_out(subjects), [subject.key for subject in subjects], 0.95))
+    medians = numbers.median_fits(numbers.held_out(subjects), [subject.key for subject in subjects], 0.95)
+    return sentences.held_out(medians, numbers.contrasts(subjects, 0.95))
 
 
 class TestHeldOut:
@@ -185,11 +198,13 @@ class TestHeldOut:
 
     def test_the_poor_ones_are_named(self):
         said = held_out(TINY.subject(), replace(LARGE, r=0.5).subject(), CROSS.subject())
-        assert "and large worst" in said and said.endswith("so attributions of large deserve little trust.")
+        assert "and large worst" in said and said.endswith("; attributions of large deserve little trust (median below 0.7).")
+        assert "between their means" in said and "common examples" in said
 
     def test_all_well_and_alike(self):
         said = held_out(TINY.subject(), replace(TINY, key="b").subject(1))
-        assert "the two intervals overlap" in said and said.endswith("describes the runs of all of them well.")
+        assert "that these two differ cannot be told (difference of means" in said
+        assert said.endswith("each median is at least 0.9, so a plain sum over heads describes them all well.")
 
     def test_undefined(self):
         hollow = replace(TINY.subject(), key="hollow", held_out_r=TINY.subject().held_out_r * float("nan"))
@@ -203,9 +218,10 @@ def effects(*subjects):
 
 class TestEffects:
     def test_one_model_both_ways(self):
-        assert effects(TINY.subject()).endswith("a head cut alone shows less than among many.")
-        assert effects(replace(TINY, alone=1.5).subject()).endswith("a head cut alone shows more than among many.")
-        assert "cannot be told, as their intervals overlap" in effects(replace(TINY, alone=1 / 1.1).subject())
+        assert "; a head cut alone shows less than among many (difference " in effects(TINY.subject())
+        assert "; a head cut alone shows more than among many (difference " in effects(replace(TINY, alone=1.5).subject())
+        assert "whether the two differ cannot be told (difference " in effects(replace(TINY, alone=1 / 1.1).subject())
+        assert "(with one example there is no interval)" in effects(replace(TINY, examples=1).subject())
 
     def test_several(self):
         said = effects(TINY.subject(), LARGE.subject())
@@ -219,6 +235,18 @@ class TestEffects:
         said = effects(TINY.subject(), uncut, rising)
         assert "in rising cutting all heads does not lower the target" in said and "single heads were not cut in uncut" in said
         assert effects(uncut) == "It cannot be told: single heads were not cut in uncut."
+
+
+def test_the_fall_of_each_model_is_told_with_what_cannot_be():
+    def falls(*subjects):
+        return sentences.falls(numbers.falls(subjects, 0.95), "nats")
+
+    flat = replace(TINY.subject(), key="flat", total=TINY.subject().total * 0 + np.linspace(-1, 1, 24))
+    assert re.match(r"With every head cut the target falls on average by, in nats: tiny [\d.]+ \([\d.]+ to [\d.]+\)\.$", falls(TINY.subject()))
+    said = falls(TINY.subject(), flat)
+    assert "that the picture matters for it cannot be told in flat; scales differ" in said
+    many = falls(*(replace(TINY, key=f"m{place}").subject(place) for place in range(9)))
+    assert many == "With every head cut the target falls clearly in 9 of 9 models."
 
 
 def test_every_sentence_is_one_sentence():

@@ -5,23 +5,25 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from headflow.analysis.comparison import HALF, MOST, difference
+from headflow.analysis.comparison import HALF, MOST
 from headflow.reporting.sentences.trust import ROUGHLY, WELL
 from headflow.reporting.words import correlation, counted, interval, listed, number, percent
 
 MOST_NAMED = 3
 """More models than this are counted, not named."""
+MOST_LISTED = 6
+"""More models than this are not given a number each."""
 
 
-def depths(table: pl.DataFrame, confidence: float = 0.95) -> str:
-    """Whether attribution lies later or earlier than an even spread, and whether the models differ in it (``mean_depths``)."""
+def depths(table: pl.DataFrame, pairs: pl.DataFrame) -> str:
+    """Whether attribution lies later or earlier than an even spread, and whether the models differ in it (``mean_depths``, ``contrasts``)."""
     rows = [row for row in table.iter_rows(named=True) if row["later"] is not None and math.isfinite(row["later"])]
     if not rows:
         return "It cannot be told: no head of any model has an attribution."
     if len(rows) == 1:
         row = rows[0]
         start = f"In {row['model']}, attribution lies at a mean relative depth of {number(row['depth'])} ({interval(row['low'], row['high'])})"
-        gap = f"{number(row['later'], signed=True)}, {interval(row['later_low'], row['later_high'], signed=True)}"
+        gap = f"by {number(row['later'], signed=True)} of the depth, {interval(row['later_low'], row['later_high'], signed=True)}"
         way = _way(row)
         if way == "later":
             return f"{start}, later than an even spread over its layers would ({gap})."
@@ -34,12 +36,26 @@ def depths(table: pl.DataFrame, confidence: float = 0.95) -> str:
             parts.append(f"{text} in {_named(keys, len(rows))}")
     rows.sort(key=lambda row: row["later"])
     first, last = rows[0], rows[-1]
-    gap, low, high = difference(first, last, "later", len(rows) * (len(rows) - 1) // 2, confidence)
+    gap, low, high, common = _contrast(pairs, "later", last["model"], first["model"])
     start = f"Against an even spread over the layers, attribution lies {listed(parts)}"
-    ends = f"deepest in {last['model']} ({number(last['later'], signed=True)}), least deep in {first['model']} ({number(first['later'], signed=True)})"
+    ends = f"deepest in {last['model']} ({_beside(last['later'])}), least deep in {first['model']} ({_beside(first['later'])})"
     if low > 0:
-        return f"{start}; {ends}, {number(gap)} of the depth apart ({interval(low, high)})."
-    return f"{start}; {ends}, but that these two differ cannot be told ({interval(low, high, signed=True)})."
+        return f"{start}; {ends}, {number(gap)} of the depth apart ({interval(low, high)}; {common})."
+    return f"{start}; {ends}, but that these two differ cannot be told (difference {interval(low, high, signed=True)}; {common})."
+
+
+def _beside(later: float) -> str:
+    """How far from an even spread, in words."""
+    return f"{number(abs(later))} of the depth {'later' if later >= 0 else 'earlier'} than an even spread"
+
+
+def _contrast(pairs: pl.DataFrame, measure: str, first: str, second: str) -> tuple[float, float, float, str]:
+    """``first − second`` with its limits, NaN if unknown, and over which examples it was taken (``contrasts``)."""
+    rows = pairs.filter((pl.col("measure") == measure) & pl.col("first").is_in([first, second]) & pl.col("second").is_in([first, second]))
+    row = rows.row(0, named=True)
+    gap, low, high = (row[name] if row[name] is not None else math.nan for name in ("gap", "low", "high"))
+    note = f"paired over {row['common']:,} common examples" if row["common"] else "unpaired, as too few examples are common"
+    return (gap, low, high, note) if row["first"] == first else (-gap, -high, -low, note)
 
 
 def _way(row: dict) -> str:
@@ -52,8 +68,8 @@ def _named(keys: Sequence[str], total: int) -> str:
     return listed(keys) if len(keys) <= MOST_NAMED else f"{len(keys)} of {total} models"
 
 
-def concentration(needed: pl.DataFrame) -> str:
-    """In how few heads attribution lies, and whether the models differ in that (``heads_needed``)."""
+def concentration(needed: pl.DataFrame, pairs: pl.DataFrame) -> str:
+    """In how few heads attribution lies, and whether the models differ in that (``heads_needed``, ``contrasts``)."""
     half = {row["model"]: row for row in needed.filter(pl.col("share") == HALF).drop_nulls("heads").iter_rows(named=True)}
     if not half:
         return "It cannot be told: no head of any model has an attribution."
@@ -68,11 +84,11 @@ def concentration(needed: pl.DataFrame) -> str:
         f"Attribution is most concentrated in {few['model']}, where {percent(few['heads'] / few['of'])} of the heads ({_count(few)}) hold {percent(HALF)} "
         f"of it, and least in {many['model']}, where it takes {percent(many['heads'] / many['of'])} ({_count(many)})"
     )
-    if few["high"] is None or many["low"] is None:
+    _, low, high, common = _contrast(pairs, "half", many["model"], few["model"])
+    if not math.isfinite(low):
         return f"{start}; with one example there is no interval, so whether they differ cannot be told."
-    if few["high"] / few["of"] < many["low"] / many["of"]:
-        return f"{start}; the two intervals do not overlap."
-    return f"{start}; the two intervals overlap, so that the models differ in this cannot be told."
+    limits = f"difference {percent(low)} to {percent(high)} of the heads; {common}"
+    return f"{start}; {'the two differ' if low > 0 else 'that these two differ cannot be told'} ({limits})."
 
 
 def _count(row: dict) -> str:
@@ -83,8 +99,8 @@ def _limits(row: dict) -> str:
     return f" (interval {row['low']:,} to {row['high']:,})" if row["low"] is not None and row["high"] is not None else ""
 
 
-def held_out(medians: pl.DataFrame) -> str:
-    """How well a sum over heads predicts each model, and whose attributions deserve less trust (``median_fits``)."""
+def held_out(medians: pl.DataFrame, pairs: pl.DataFrame) -> str:
+    """How well a sum over heads predicts each model, and whose attributions deserve less trust (``median_fits``, ``contrasts``)."""
     rows = [row for row in medians.iter_rows(named=True) if row["median"] is not None]
     missing = [row["model"] for row in medians.iter_rows(named=True) if row["median"] is None]
     if not rows:
@@ -95,9 +111,14 @@ def held_out(medians: pl.DataFrame) -> str:
     if len(rows) == 1:
         return f"A sum over heads predicts {worst['model']} {_fit(worst)}, so {_trust([worst], 1)}{tail}."
     start = f"A sum over heads predicts {best['model']} best ({_fit(best)}) and {worst['model']} worst ({_fit(worst)})"
-    if None in (best["low"], worst["high"]) or best["low"] <= worst["high"]:
-        start += "; the two intervals overlap" if None not in (best["low"], worst["high"]) else "; there are too few examples for intervals"
-    return f"{start}, so {_trust(rows, len(rows))}{tail}."
+    gap, low, high, common = _contrast(pairs, "r", best["model"], worst["model"])
+    if not math.isfinite(low):
+        start += "; with one example there is no interval of their difference"
+    elif low > 0:
+        start += f", with {number(gap)} between their means ({interval(low, high)}; {common})"
+    else:
+        start += f", but that these two differ cannot be told (difference of means {interval(low, high, signed=True)}; {common})"
+    return f"{start}; {_trust(rows, len(rows))}{tail}."
 
 
 def _fit(row: dict) -> str:
@@ -107,10 +128,28 @@ def _fit(row: dict) -> str:
 
 def _trust(rows: Sequence[dict], total: int) -> str:
     if poor := [row["model"] for row in rows if row["median"] < ROUGHLY]:
-        return f"attributions of {_named(poor, total)} deserve little trust"
+        return f"attributions of {_named(poor, total)} deserve little trust{f' (median below {ROUGHLY})' if total > 1 else ''}"
     if rough := [row["model"] for row in rows if row["median"] < WELL]:
-        return f"attributions of {_named(rough, total)} describe the model only roughly"
-    return "a plain sum over heads describes these runs well" if total == 1 else "a plain sum over heads describes the runs of all of them well"
+        return f"attributions of {_named(rough, total)} describe the model only roughly{f' (median below {WELL})' if total > 1 else ''}"
+    return (
+        "a plain sum over heads describes these runs well"
+        if total == 1
+        else f"each median is at least {WELL}, so a plain sum over heads describes them all well"
+    )
+
+
+def falls(table: pl.DataFrame, unit: str) -> str:
+    """How much the picture matters to each model: the fall of its target when every head is cut (``falls``)."""
+    said = {row["model"]: f"{row['model']} {number(row['fall'])} ({interval(row['low'], row['high'])})" for row in table.iter_rows(named=True)}
+    clear = [row["model"] for row in table.iter_rows(named=True) if math.isfinite(row["low"]) and row["low"] > 0]
+    unclear = [key for key in said if key not in clear]
+    start = (
+        f"With every head cut the target falls on average by, in {unit}: {listed(list(said.values()))}"
+        if len(said) <= MOST_LISTED
+        else (f"With every head cut the target falls clearly in {len(clear)} of {len(said)} models")
+    )
+    doubt = f"; that the picture matters for it cannot be told in {_named(unclear, len(said))}" if unclear else ""
+    return f"{start}{doubt}{'; scales differ between models, so these are not to be compared' if 1 < len(said) <= MOST_LISTED else ''}."
 
 
 def effects(table: pl.DataFrame) -> str:
@@ -129,15 +168,17 @@ def effects(table: pl.DataFrame) -> str:
         return f"It cannot be told{tail.replace(';', ':', 1)}."
     alone = sorted((accounts["singles"][key] for key in known), key=lambda row: row["share"])
     many = [accounts["attributions"][key] for key in known]
-    shows = [row["model"] for row in alone if _apart(row, accounts["attributions"][row["model"]]) < 0]
+    shows = [row["model"] for row in alone if _apart(row) < 0]
     if len(known) == 1:
         row, together = alone[0], many[0]
         start = (
             f"In {row['model']}, heads cut one at a time add up to {_share(row)} of the fall when all are cut at once, their attributions to {_share(together)}"
         )
-        way = _apart(row, together)
+        way = _apart(row)
         verdict = "a head cut alone shows less than among many" if way < 0 else "a head cut alone shows more than among many" if way > 0 else ""
-        return f"{start}; {verdict or 'whether the two differ cannot be told, as their intervals overlap'}{tail}."
+        known = row["gap_low"] is not None and math.isfinite(row["gap_low"])
+        limits = f"difference {percent(row['gap_low'])} to {percent(row['gap_high'])}" if known else "with one example there is no interval"
+        return f"{start}; {verdict or 'whether the two differ cannot be told'} ({limits}){tail}."
     ends = [percent(end(row["share"] for row in many)) for end in (min, max)]
     start = (
         f"Heads cut one at a time add up to between {_share(alone[0], alone[0]['model'])} and {_share(alone[-1], alone[-1]['model'])} of the fall "
@@ -148,12 +189,11 @@ def effects(table: pl.DataFrame) -> str:
     return f"{start}; that a head cut alone shows less than among many cannot be told for any of them{tail}."
 
 
-def _apart(row: dict, other: dict) -> int:
-    """−1 or +1 if the interval of ``row`` lies below or above that of ``other``, 0 if they overlap or are unknown."""
-    ends = (row["low"], row["high"], other["low"], other["high"])
-    if any(end is None or not math.isfinite(end) for end in ends):
+def _apart(row: dict) -> int:
+    """−1 or +1 if single heads show clearly less or more than attributions of the same examples, 0 if that cannot be told."""
+    if any(row[end] is None or not math.isfinite(row[end]) for end in ("gap_low", "gap_high")):
         return 0
-    return -1 if row["high"] < other["low"] else 1 if row["low"] > other["high"] else 0
+    return -1 if row["gap_high"] < 0 else 1 if row["gap_low"] > 0 else 0
 
 
 def _share(row: dict, key: str = "") -> str:

@@ -23,6 +23,7 @@ def held_out(fits: pl.DataFrame, attributions: pl.DataFrame | None = None, unit:
     if fine.is_empty():
         return "It cannot be told: the target does not vary over the held-out masks of any example."
     r, worst, explained = fine["held_out_r"].median(), fine["held_out_r"].min(), fine["held_out_r2"].median()
+    many = fine.height > 1
     verdict = (
         "so a plain sum over heads describes these runs well"
         if r >= WELL
@@ -31,8 +32,8 @@ def held_out(fits: pl.DataFrame, attributions: pl.DataFrame | None = None, unit:
         else "so a plain sum over heads describes these runs poorly, and the attributions below deserve little trust"
     )
     return (
-        f"On masks that the fit never saw, its predictions correlate with the model at r = {correlation(r)} in the median example "
-        f"({f'worst of {fine.height:,}: {correlation(worst)}; ' if fine.height > 1 else ''}median R² {correlation(explained)}), {verdict}."
+        f"On masks that the fit never saw, its predictions correlate with the model at r = {correlation(r)} in the {'median' if many else 'one'} example "
+        f"({f'worst of {fine.height:,}: {correlation(worst)}; median ' if many else ''}R² {correlation(explained)}), {verdict}."
         f"{_ends(fits, attributions, unit)}"
     )
 
@@ -47,10 +48,10 @@ def _ends(fits: pl.DataFrame, attributions: pl.DataFrame | None, unit: str) -> s
     if rows.is_empty():
         return ""
     off = max(abs(said - true), abs(floor - cut))
-    holds = off <= ASTRAY * abs(true - cut)
+    verdict = "it holds too, to within a tenth of the fall" if off <= ASTRAY * abs(true - cut) else "the sum goes astray"
     return (
-        f" Far from the masks it was fitted on {'it holds too' if holds else 'the sum goes astray'}: for the untouched model it says {number(said)} {unit} "
-        f"where the model gives {number(true)}, and with every head cut {number(floor)} for {number(cut)} (means)."
+        f" Far from the masks it was fitted on {verdict}: for the untouched model it says {number(said)} {unit} where the model gives {number(true)}, "
+        f"and with every head cut {number(floor)} for {number(cut)} (means)."
     )
 
 
