@@ -160,7 +160,7 @@ class MasksParams(Group):
     precision: float | None = Field(
         None, gt=0.0, lt=1.0, description="stop an example when the estimated relative error of its attributions is this small; null = run all fit masks"
     )
-    held_out: int = Field(128, ge=8, le=100_000, description="independent Bernoulli masks that judge the fit")
+    held_out: int = Field(128, ge=20, le=100_000, description="independent Bernoulli masks that judge the fit")
     ablation_probability: float = Field(
         0.5,
         gt=0.0,

@@ -26,7 +26,7 @@ from headflow.params import Params
 from headflow.prompts import before_answer, image_span, prompt_text
 from headflow.tables import FEATURES
 from headflow.targets import Target
-from stages import extract_features, prepare_examples, prepare_model, run_ablations, sample_masks
+from stages import extract_features, prepare_examples, prepare_model, run_ablations, sample_masks, subjects
 from tests.families import FAMILIES, QUESTION
 
 
@@ -295,7 +295,7 @@ class TestStages:
                     "examples": {"source": "folder", "path": "pictures", "count": 4, "references": 2},
                     "models": {"m": {"id": str(folder), "device_map": "cpu"}},
                     "features": {"only_correct": False, **features},
-                    "masks": {"count": 8, "held_out": 8},
+                    "masks": {"count": 8, "held_out": 20, "corners": 0},
                 }
             )
             prepare_examples.main(params)
@@ -338,7 +338,7 @@ class TestStages:
         params = project(built("llava"), [QUESTION] * 6, ["a red house"] * 6, target="answer_logprob", baseline="blank")
         path, computed = Path("data/features/m/features.parquet"), []
         features = pl.read_parquet(path)
-        monkeypatch.setattr(run_ablations, "blank_baseline", lambda capture: computed.append(capture.question) or blank_baseline(capture))
+        monkeypatch.setattr(subjects, "blank_baseline", lambda capture: computed.append(capture.question) or blank_baseline(capture))
 
         def run(table: pl.DataFrame, settings: Params = params) -> tuple[int, list[float]]:
             FEATURES.write(table, path)
@@ -357,6 +357,6 @@ class TestStages:
             assert run(features, first_alone)[0] == 4
         for name, value in (("versions", {"torchvision": "0"}), ("engine_version", "another")):
             with monkeypatch.context() as changed:
-                changed.setattr(run_ablations, name, lambda value=value: value)
+                changed.setattr(subjects, name, lambda value=value: value)
                 assert run(features)[0] == 4
         assert run(features) == (0, before[1])

@@ -53,12 +53,12 @@ def test_models_that_share_no_prefix(name, mode, prefix, here, capsys):
 
 
 def test_a_key_of_the_params_brings_its_settings(checkpoints, here, capsys):
-    content = {"models": {"mine": {"id": str(checkpoints("mha")), "dtype": "bfloat16"}}, "masks": {"count": 40, "held_out": 8}, "examples": {"count": 3}}
+    content = {"models": {"mine": {"id": str(checkpoints("mha")), "dtype": "bfloat16"}}, "masks": {"count": 40, "held_out": 20}, "examples": {"count": 3}}
     (here / "params.yaml").write_text(yaml.safe_dump(content))
     assert main(["check", "mine", "--question", QUESTION]) == 0
     rows = shown(capsys.readouterr().out)
     assert rows["weights"].startswith("bfloat16, on cpu") and rows["model"] == str(checkpoints("mha"))
-    assert f"3 examples × {40 + 8 + 12 + 2 + 16} masks" in rows["time, current params"]
+    assert f"3 examples × {40 + 20 + 12 + 2 + 16} masks" in rows["time, current params"]
     assert main(["check", "mine", "--question", QUESTION, "--dtype", "float32", "--attn", "eager"]) == 0
     assert shown(capsys.readouterr().out)["weights"].startswith("float32, on cpu")
 

@@ -45,7 +45,7 @@ def params(target: str, **models: str) -> Params:
             "examples": {"source": "folder", "path": "photographs", "count": COUNT, "references": REFERENCES, "picture_size": [96, 64]},
             "models": {key: {"id": id} for key, id in models.items()},
             "features": {"target": target, "answer": "greedy", "only_correct": False},
-            "masks": {"count": 32, "held_out": 12, "corners": 4},
+            "masks": {"count": 32, "held_out": 20, "corners": 4},
             "faithfulness": {"points": 4, "path_points": 2},
             "clusters": {"permutations": 19},
             "report": {"scenes": 3},

@@ -222,7 +222,7 @@ def test_the_three_stages_find_what_was_planted(folder: Path) -> None:
 )
 def test_other_designs_run_through(folder: Path, masks: dict, estimator: str) -> None:
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    (folder / "params.yaml").write_text(yaml.safe_dump(params | {"masks": {"held_out": 16} | masks}))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params | {"masks": {"held_out": 20} | masks}))
     assert run(folder, "sample_masks").returncode == 0
     ablate(folder)
     done = run(folder, "fit_attributions")

@@ -17,7 +17,7 @@ FIT = ("sample_masks", "run_ablations", "fit_attributions")
 def configure(folder: Path, masks: dict, ablation: dict | None = None) -> None:
     params = {
         "examples": {"count": 5, "references": 4}, "models": {"tiny": {}}, "features": {"only_correct": False},
-        "masks": {"count": 320, "held_out": 16, "corners": 8} | masks, "ablation": ablation or {},
+        "masks": {"count": 320, "held_out": 20, "corners": 8} | masks, "ablation": ablation or {},
     }  # fmt: skip
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 

@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, checkpoints: Callable[...
     params = {
         "models": {"tiny": {"id": str(checkpoints("mha")), "device_map": "cpu"}},
         "features": {"only_correct": False},
-        "masks": {"count": 48, "held_out": 16},
+        "masks": {"count": 48, "held_out": 20},
         "faithfulness": {"points": None, "path_points": 3},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

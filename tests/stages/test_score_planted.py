@@ -26,7 +26,7 @@ def params(circuit: str, **features: str) -> Params:
             "examples": {"source": "planted", "count": COUNT, "references": 8},
             "models": {circuit: {"id": "planted", "circuit": circuit, "device_map": "cpu"}},
             "features": features,
-            "masks": {"count": 160, "held_out": 8},
+            "masks": {"count": 160, "held_out": 20},
             "faithfulness": {"points": 5},
         }
     )
