@@ -62,7 +62,7 @@ def header(run: Run) -> Markup:
     method = Markup(
         "Here {} ({}) was asked {} about {} ({}). For {}, its heads were <a href='#term-ablation'>cut</a> "
         "in {} (<a href='#term-mask'>masks</a>): a cut head reads {} where the picture was, and all else stays as it is. "
-        "A linear regression of the {} (the <a href='#term-target'>target</a>) on which heads were intact then gives each head an "
+        "A linear regression of the {} (the <a href='#term-target'>target</a>) on which heads were intact{} then gives each head an "
         "<a href='#term-attribution'>attribution</a>: what it adds when it sees the picture. The fit is judged on {} that it never saw."
     ).format(
         run.key,
@@ -74,6 +74,7 @@ def header(run: Run) -> Markup:
         counted(purposes.get("fit", 0), "combination"),
         BASELINES.get(features["baseline"], features["baseline"]),
         targets.described(features),
+        f", starting from its gradients at {counted(purposes['corner'], 'further combination')}" if purposes.get("corner") else "",
         counted(purposes.get("held_out", 0), "combination"),
     )
     return (
