@@ -35,7 +35,7 @@ def test_a_local_checkpoint_started_from_the_shell(checkpoints, here):
     assert rows["layers × heads"] == "3 × 4 = 12 heads (2 key heads a layer)"
     assert rows["picture"] == "48 × 48 pixels, 16 image tokens"
     assert rows["prefix mode"] == "shared prefix"
-    assert "48 examples × 526 masks, 64 references" in rows["time, current params"]
+    assert "48 examples × 542 masks, 64 references" in rows["time, current params"]
     for name in ("identity", "swap", "prefix"):
         value, limit = rows[name].split()[:2]
         assert float(value) < 1e-5 and limit == "at"
