@@ -19,6 +19,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from headflow.attribution.groups import mean_interval
+from headflow.attribution.multiple import holm
 from headflow.tables import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES, Table
 
 MEASURES = ("faithfulness", "completeness")
@@ -231,16 +232,6 @@ def leader(summary: pl.DataFrame, differences: pl.DataFrame, *, scope: str, meas
     others = [name for name in names if name != first]
     area = float(rows.filter(pl.col("ranking") == first)["area"][0])
     return Leader(first, area, [name for name in others if name in told], [name for name in others if name not in told])
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction; nan stays nan and counts as a test."""
-    found = np.asarray(p_values, float)
-    order = np.argsort(found)  # nan last
-    scaled = found[order] * np.arange(len(found), 0, -1)
-    adjusted = np.empty(len(found))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted.tolist()
 
 
 def _interval(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

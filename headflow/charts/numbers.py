@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from headflow.attribution.multiple import holm
+
 
 def interval(values: Sequence[float] | np.ndarray, confidence: float) -> tuple[float, float, float]:
     """Mean of ``values`` and the ends of its Student-t interval; the ends are NaN for fewer than two values."""
@@ -117,15 +119,6 @@ def growth_by_masks(growth: pl.DataFrame) -> pl.DataFrame:
         )
         .sort("measure", "masks")
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction for several tests."""
-    order = np.argsort(p_values)
-    scaled = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted.tolist()
 
 
 def with_adjusted(table: pl.DataFrame, measure: str) -> pl.DataFrame:

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from headflow.attribution.multiple import holm
 from headflow.charts import numbers
 from headflow.charts.clusters import grouped
-from headflow.charts.numbers import holm
 from headflow.reporting.words import correlation, counted, interval, listed, number, percent, spelled
 
 SUBSTANTIAL = 0.25

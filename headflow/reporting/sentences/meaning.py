@@ -3,8 +3,8 @@
 import polars as pl
 
 from headflow.analysis.verdict import BOTH, LOOKS, MEANING, MORE_LOOKS, MORE_MEANING, verdict
+from headflow.attribution.multiple import holm
 from headflow.charts.examples import plain
-from headflow.reporting.sentences.heads import holm
 from headflow.reporting.words import chance, correlation, interval, listed, number, percent
 
 ALPHA = 0.05
