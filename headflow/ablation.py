@@ -9,14 +9,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headflow.batching import batch_of, run_in_batches
+from headflow.components import Components, Heads
 from headflow.errors import HeadflowError
-from headflow.gates import Gate, ablate_heads
+from headflow.gates import Gate
 from headflow.models.baselines import Baseline, blank_baseline, closed_baseline
 from headflow.models.capture import Capture
 from headflow.suffix import make_bank, prepared, run_suffix
 from headflow.targets import Kind, Target
 
-Masks = Bool[np.ndarray, "masks layers heads"] | Float[np.ndarray, "masks layers heads"] | Tensor
+Masks = Bool[np.ndarray, "masks *shape"] | Float[np.ndarray, "masks *shape"] | Tensor
 BatchSize = int | Literal["auto"]
 
 
@@ -26,6 +27,7 @@ def run_masks(
     *,
     baseline: Baseline | Literal["blank", "closed"] = "blank",
     target: Target | Kind | None = None,
+    components: Components | None = None,
     batch_size: BatchSize = "auto",
 ) -> Float[np.ndarray, " masks"]:
     """The target under each mask (Kim et al. 2025, head ablation).
@@ -33,12 +35,13 @@ def run_masks(
     Args:
         capture: the example.
         masks: 1 = head intact, 0 = head ablated: it reads the baseline at every image position, for every suffix query;
-            values between mix the two outputs.
+            values between mix the two outputs. ``[masks, layers, heads]``, or the shape of other ``components``.
         baseline: what ablated heads read: ``"blank"``, a uniform grey picture; ``"closed"``, nothing; or a :class:`Baseline`, such as
             ``mean_baseline(captures)`` or ``swap_baseline(other)`` of :mod:`headflow.models.baselines`.
         target: what is measured: a :class:`Target`, or ``"logit"``, ``"logprob"``, ``"margin"`` or ``"answer_logprob"`` of the model's
             own first answer token or of the answer that the example was captured with; None = the log-probability of that
             answer if there is one, else the logit of the model's own first token.
+        components: what the entries of a mask stand for (:mod:`headflow.components`); None = heads.
         batch_size: masked forwards at once.
 
     Returns:
@@ -48,7 +51,7 @@ def run_masks(
         HeadflowError: masks of the wrong shape or outside 0..1, a baseline for other positions, or too little memory.
     """
     results = np.empty(len(masks), np.float32)
-    for start, stop, values in stream_masks(capture, masks, baseline=baseline, target=target, batch_size=batch_size):
+    for start, stop, values in stream_masks(capture, masks, baseline=baseline, target=target, components=components, batch_size=batch_size):
         results[start:stop] = values
     return results
 
@@ -59,21 +62,20 @@ def stream_masks(
     *,
     baseline: Baseline | Literal["blank", "closed"] = "blank",
     target: Target | Kind | None = None,
+    components: Components | None = None,
     batch_size: BatchSize = "auto",
 ) -> Iterator[tuple[int, int, Float[np.ndarray, " batch"]]]:
     """:func:`run_masks`, batch by batch: yields (start, stop, targets) in order as they are done."""
     lvlm = capture.lvlm
-    masks = _as_tensor(masks)
-    if masks.ndim != 3 or tuple(masks.shape[1:]) != (lvlm.layers, lvlm.heads):
-        raise HeadflowError(f"masks have shape {tuple(masks.shape)}, expected (masks, {lvlm.layers} layers, {lvlm.heads} heads)")
+    masks, components = _fitting(capture, masks, components)
     baseline = _baseline(capture, baseline)
     target = _target(capture, target)
     bank = make_bank(capture, baseline)
 
     def work(start: int, stop: int) -> Float[Tensor, " batch"]:
         with torch.no_grad():
-            gate = ablate_heads(masks[start:stop].to(lvlm.device), baseline.reads)
-            logits = run_suffix(capture, bank, [gate], last=capture.predicts)
+            gates = components.gates(masks[start:stop].to(lvlm.device, torch.float32), baseline.reads)
+            logits = run_suffix(capture, bank, gates, last=capture.predicts)
             return target(logits).expand(stop - start).cpu()
 
     batch = batch_of(capture, batch_size)
@@ -82,9 +84,7 @@ def stream_masks(
             yield start, stop, values.numpy()
 
 
-def run_gates(
-    capture: Capture, gates: Sequence[Gate], *, baseline: Baseline | None = None, target: Target | Kind | None = None
-) -> Float[Tensor, " batch"]:
+def run_gates(capture: Capture, gates: Sequence[Gate], *, baseline: Baseline | None = None, target: Target | Kind | None = None) -> Float[Tensor, " batch"]:
     """The target under any gates, in one batch; differentiable in their factors.
 
     Args:
@@ -117,8 +117,9 @@ def gate_gradients(
     *,
     baseline: Baseline | Literal["blank", "closed"] = "blank",
     target: Target | Kind | None = None,
+    components: Components | None = None,
     batch_size: BatchSize = "auto",
-) -> tuple[Float[np.ndarray, " masks"], Float[np.ndarray, "masks layers heads"]]:
+) -> tuple[Float[np.ndarray, " masks"], Float[np.ndarray, "masks *shape"]]:
     """The target at each mask and its derivative for every head's gate, by one forward and one backward pass.
 
     With a head's output g·o(real) + (1 − g)·o(baseline), ∂f/∂g is taken along the exact difference of its two outputs.
@@ -126,20 +127,25 @@ def gate_gradients(
     quantity as the regression on masks.
 
     Returns:
-        f, and ∂f/∂g for every head, in target units.
+        f, and ∂f/∂g for every head (or other component), in target units.
+
+    Raises:
+        HeadflowError: see :func:`run_masks`; or the components have no gates that mix outputs (image tokens).
     """
     lvlm = capture.lvlm
+    corners, components = _fitting(capture, masks, components)
+    if not components.mixes:
+        raise HeadflowError(f"{type(components).__name__}: the derivative of a closed key's weight has no bound; use headflow.token_effects")
     baseline = _baseline(capture, baseline)
     target = _target(capture, target)
     bank = make_bank(capture, baseline)
-    corners = _as_tensor(masks).float()
     targets = np.empty(len(corners), np.float32)
-    gradients = np.empty((len(corners), lvlm.layers, lvlm.heads), np.float32)
+    gradients = np.empty(corners.shape, np.float32)
 
-    def work(start: int, stop: int) -> Float[Tensor, "batch one_and_heads"]:
+    def work(start: int, stop: int) -> Float[Tensor, "batch one_and_all"]:
         with torch.enable_grad():
-            gate = corners[start:stop].to(lvlm.device).requires_grad_(True)
-            logits = run_suffix(capture, bank, [ablate_heads(gate, baseline.reads)], last=capture.predicts)
+            gate = corners[start:stop].to(lvlm.device, torch.float32).requires_grad_(True)
+            logits = run_suffix(capture, bank, components.gates(gate, baseline.reads), last=capture.predicts)
             values = target(logits)
             (gradient,) = torch.autograd.grad(values.sum(), gate)
         return torch.cat([values.detach()[:, None], gradient.flatten(1)], 1).cpu()
@@ -147,7 +153,7 @@ def gate_gradients(
     with prepared(capture):
         for start, stop, found in run_in_batches(work, len(corners), batch_of(capture, batch_size), capture):
             targets[start:stop] = found[:, 0]
-            gradients[start:stop] = found[:, 1:].view(stop - start, lvlm.layers, lvlm.heads)
+            gradients[start:stop] = found[:, 1:].view(stop - start, *components.shape)
     return targets, gradients
 
 
@@ -174,3 +180,14 @@ def _baseline(capture: Capture, baseline: Baseline | str) -> Baseline:
 
 def _as_tensor(masks: Masks) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(masks)) if isinstance(masks, np.ndarray) else masks
+
+
+def _fitting(capture: Capture, masks: Masks, components: Components | None) -> tuple[Tensor, Components]:
+    """Masks as a tensor and what they are of, if the two agree."""
+    masks = _as_tensor(masks)
+    components = components or Heads(capture.lvlm.layers, capture.lvlm.heads)
+    if tuple(masks.shape[1:]) != tuple(components.shape) or not masks.ndim:
+        names = ("layers", "heads") if isinstance(components, Heads) else ("windows", "groups")[-len(components.shape) :]
+        expected = ", ".join(f"{size} {name}" for size, name in zip(components.shape, names, strict=True))
+        raise HeadflowError(f"masks have shape {tuple(masks.shape)}, expected (masks, {expected})")
+    return masks, components

@@ -41,14 +41,14 @@ class Gate:
         heads: amount per forward of the batch, layer and query head.
         queries: amount per suffix position (0 = first token after the image span), optionally per forward.
         keys: amount per position of the whole prompt, optionally per forward; ``None`` = the image span.
-        layers: amount per layer.
+        layers: amount per layer, optionally per forward.
     """
 
     reads: Reads = "baseline"
     heads: Float[Tensor, "batch layers heads"] | None = None
     queries: Float[Tensor, "*batch suffix"] | None = None
     keys: Float[Tensor, "*batch positions"] | None = None
-    layers: Float[Tensor, " layers"] | None = None
+    layers: Float[Tensor, "*batch layers"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("heads", "queries", "keys", "layers"):
@@ -72,7 +72,7 @@ class Gate:
     def batches(self) -> set[int]:
         """Numbers of forwards that its factors tell apart (1 = the same for all)."""
         sizes = {self.heads.shape[0]} if self.heads is not None else set()
-        return sizes | {factor.shape[0] for factor in (self.queries, self.keys) if factor is not None and factor.ndim == 2}
+        return sizes | {factor.shape[0] for factor in (self.queries, self.keys, self.layers) if factor is not None and factor.ndim == 2}
 
     @property
     def batch(self) -> int:
@@ -86,11 +86,13 @@ class Gate:
 
     def rows(self, layer: int) -> Float[Tensor, "batch heads suffix"] | None:
         """Amount of the cut per forward, head and query at ``layer`` (dimensions of size 1 broadcast); None = no cut."""
+        if self.layers is not None and not self.layers.requires_grad and not bool(self.layers[..., layer].any()):
+            return None
         amount = torch.ones(1, 1, 1)
         for factor in (
             None if self.heads is None else self.heads[:, layer, :, None],
             None if self.queries is None else (self.queries if self.queries.ndim == 2 else self.queries[None])[:, None, :],
-            None if self.layers is None else self.layers[layer].view(1, 1, 1),
+            None if self.layers is None else self.layers[..., layer].reshape(-1, 1, 1),
         ):
             if factor is not None:
                 amount = amount.to(factor) * factor
@@ -129,7 +131,7 @@ def check_gates(gates: Sequence[Gate], *, layers: int, heads: int, suffix: int, 
             factor = getattr(gate, name)
             if factor is None:
                 continue
-            least, most = {"heads": (3, 3), "layers": (1, 1)}.get(name, (1, 2))
+            least, most = (3, 3) if name == "heads" else (1, 2)
             if tuple(factor.shape[-len(shape) :]) != shape or not least <= factor.ndim <= most:
                 raise HeadflowError(f"gate: {name} has shape {tuple(factor.shape)}, expected (forwards, {', '.join(map(str, shape))})")
         if gate.reads == "baseline" and gate.keys is not None:

@@ -202,7 +202,7 @@ def dense(
             amounts[:, first:] = gate.queries.to(dtype)
             rows = rows * amounts[:, None, None, :]
         if gate.layers is not None:
-            rows = rows * gate.layers.to(dtype)[None, :, None, None]
+            rows = rows * gate.layers.to(dtype).expand(batch, layers)[:, :, None, None]
         cut = (in_image if gate.keys is None else gate.keys.to(dtype)).expand(batch, keys)[:, None, None, None, :]
         after, after_kept = [], []
         for term, left in zip(terms, kept, strict=True):

@@ -135,6 +135,11 @@ def gate_cases(draw: Draw) -> dict[str, list[Gate]]:
         "keys closed, weights between": [Gate("nothing", keys=draw.image_keys(draw.real(FORWARDS, draw.width)))],
         "layers": [Gate(layers=window)],
         "layers, amounts between": [Gate("nothing", layers=some_layers)],
+        "layers of each forward": [Gate(layers=draw.bits(FORWARDS, layers))],
+        "question to role closed in other layers each forward": [
+            Gate("nothing", queries=to_role, keys=question_to_role, layers=torch.eye(layers)[torch.arange(FORWARDS) % layers])
+        ],
+        "tokens in windows": [Gate(queries=draw.bits(FORWARDS, suffix), layers=torch.eye(layers)[layer]) for layer in range(layers)],
         "heads x queries": [Gate(heads=draw.bits(FORWARDS, layers, heads), queries=draw.bits(suffix))],
         "heads x queries x keys x layers": [
             Gate(heads=draw.bits(FORWARDS, layers, heads), queries=draw.bits(FORWARDS, suffix), keys=draw.image_keys(draw.real(draw.width)), layers=window)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 import headflow
 from headflow.errors import HeadflowError
 
 # The modules whose code decides what number a masked forward gives.
 ENGINE = (
-    "ablation.py", "answers.py", "attention.py", "batching.py", "gates.py", "kernels/flash.py", "kernels/grouped.py", "kernels/joint.py", "memory.py",
+    "ablation.py", "answers.py", "attention.py", "batching.py", "components.py", "gates.py", "kernels/flash.py", "kernels/grouped.py", "kernels/joint.py", "memory.py",
     "prompts.py", "suffix.py", "suffix_pass.py", "targets.py", "tolerance.py", "models/baselines.py", "models/capture.py", "models/lvlm.py",
     "models/processors.py",
 )  # fmt: skip
@@ -61,7 +61,8 @@ def digest_files(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def unit_key(context: str, masks: Bool[np.ndarray, "block layers heads"]) -> bytes:
-    """Key of one work unit: everything but the masks, by ``context``, and the masks themselves, by their bits."""
+def unit_key(context: str, masks: Bool[np.ndarray, "block *shape"] | Float[np.ndarray, "block *shape"]) -> bytes:
+    """Key of one work unit: everything but the masks, by ``context``, and the masks themselves, by their bits or numbers."""
     shape = ",".join(map(str, masks.shape))
-    return bytes.fromhex(digest(context, shape, np.packbits(masks).tobytes()))[:16]
+    content = np.packbits(masks) if masks.dtype == bool else masks.astype("<f4")
+    return bytes.fromhex(digest(context, shape, content.tobytes()))[:16]

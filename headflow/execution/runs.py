@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from headflow.ablation import BatchSize, gate_gradients, stream_masks
+from headflow.components import Components
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, unit_key
 from headflow.execution.store import ResultStore
@@ -31,9 +32,10 @@ def blocks(count: int, starts: Sequence[int] = (0,)) -> list[slice]:
 def run_example(
     store: ResultStore,
     context: str,
-    masks: Bool[np.ndarray, "masks layers heads"],
+    masks: Bool[np.ndarray, "masks *shape"],
     prepare: Callable[[], tuple[Capture, Baseline, Target]],
     *,
+    components: Components | None = None,
     starts: Sequence[int] = (0,),
     batch_size: BatchSize = "auto",
     done: Callable[[int, int], None] = lambda computed, found: None,
@@ -45,6 +47,7 @@ def run_example(
         context: fingerprint of all that the numbers depend on, masks apart.
         masks: 1 = intact.
         prepare: captures the example; called only if something is to be computed.
+        components: what the entries of a mask stand for; None = heads.
         starts: where a new group of masks begins (fit, held out …); groups grow independently of each other.
         batch_size: masked forwards at once.
         done: told of progress: masks computed now, masks found in the store.
@@ -52,7 +55,7 @@ def run_example(
     Raises:
         HeadflowError: a target is not a finite number, or the store cannot be written.
     """
-    spans = blocks(len(masks), starts)
+    spans, context = blocks(len(masks), starts), _about(context, components)
     keys = [unit_key(context, masks[span]) for span in spans]
     found = store.get(keys)
     results = np.full(len(masks), np.nan, np.float32)
@@ -80,7 +83,7 @@ def run_example(
 
     stop = 0
     try:
-        for start, stop, values in stream_masks(capture, masks[places], baseline=baseline, target=target, batch_size=batch_size):
+        for start, stop, values in stream_masks(capture, masks[places], baseline=baseline, target=target, components=components, batch_size=batch_size):
             if not np.isfinite(values).all():
                 bad = int(places[start:stop][~np.isfinite(values)][0])
                 stop = start
@@ -97,12 +100,13 @@ def run_example(
 def run_gradients(
     store: ResultStore,
     context: str,
-    corners: Bool[np.ndarray, "corners layers heads"],
+    corners: Bool[np.ndarray, "corners *shape"] | Float[np.ndarray, "corners *shape"],
     prepare: Callable[[], tuple[Capture, Baseline, Target]],
     *,
+    components: Components | None = None,
     batch_size: BatchSize = "auto",
     done: Callable[[int, int], None] = lambda computed, found: None,
-) -> tuple[Float[np.ndarray, " corners"], Float[np.ndarray, "corners layers heads"]]:
+) -> tuple[Float[np.ndarray, " corners"], Float[np.ndarray, "corners *shape"]]:
     """Targets of one example and their gradients for every gate at every corner; see :func:`run_example` for the arguments.
 
     A record holds a block's targets and then its gradients. It is saved as soon as the block is done: blocks are short.
@@ -112,7 +116,8 @@ def run_gradients(
     """
     targets, gradients = np.empty(len(corners), np.float32), np.empty(corners.shape, np.float32)
     spans = [slice(at, min(at + CORNER_BLOCK, len(corners))) for at in range(0, len(corners), CORNER_BLOCK)]
-    keys = [unit_key(digest(context, "gate gradients"), corners[span]) for span in spans]
+    context = digest(_about(context, components), "gate gradients")
+    keys = [unit_key(context, corners[span]) for span in spans]
     found, prepared = store.get(keys), None
     for span, key in zip(spans, keys, strict=True):
         count, shape = span.stop - span.start, corners[span].shape
@@ -121,10 +126,17 @@ def run_gradients(
             done(0, count)
             continue
         capture, baseline, target = prepared = prepared or prepare()
-        targets[span], gradients[span] = gate_gradients(capture, corners[span], baseline=baseline, target=target, batch_size=batch_size)
+        options = {"baseline": baseline, "target": target, "components": components, "batch_size": batch_size}
+        targets[span], gradients[span] = gate_gradients(capture, corners[span], **options)
         if not (np.isfinite(targets[span]).all() and np.isfinite(gradients[span]).all()):
             where = f"corners {span.start} to {span.stop - 1}"
             raise HeadflowError(f"the gradient at {where} is not finite; run this model in float32 or bfloat16, or set masks.corners to 0")
         store.put([(key, np.concatenate([targets[span], gradients[span].ravel()]))])
         done(count, 0)
     return targets, gradients
+
+
+def _about(context: str, components: Components | None) -> str:
+    """``context`` of masks over these components."""
+    kind = "" if components is None else components.fingerprint()
+    return digest(context, kind) if kind else context
