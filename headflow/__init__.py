@@ -8,6 +8,8 @@ _EXPORTS = {
     "HeadflowError": "headflow.errors",
     "load": "headflow.models.lvlm",
     "run_masks": "headflow.ablation",
+    "token_effects": "headflow.local_differences",
+    "keep_tokens": "headflow.models.keeping",
     "sample_masks": "headflow.attribution.masks",
     "fit": "headflow.attribution.regression",
 }
