@@ -12,7 +12,7 @@ from headflow.attention import _ACTIVE, obey, switched
 from headflow.gates import Gate, check_gates
 from headflow.models.baselines import Baseline
 from headflow.models.capture import Capture
-from headflow.suffix_pass import Bank, Record, SuffixPass
+from headflow.suffix_pass import Bank, Differences, Record, SuffixPass
 
 
 class SuffixCache(DynamicCache):
@@ -122,8 +122,9 @@ def _for_all_rows(module: torch.nn.Module, args: tuple, output: Tensor) -> Tenso
 
 
 def run_suffix(
-    capture: Capture, bank: Bank, gates: Sequence[Gate] = (), *, last: int | None = 1, record: Record | None = None, fired: list[int] | None = None
-) -> Float[Tensor, "batch last vocabulary"]:
+    capture: Capture, bank: Bank, gates: Sequence[Gate] = (), *, last: int | None = 1, record: Record | None = None,
+    differences: Differences | None = None, fired: list[int] | None = None,
+) -> Float[Tensor, "batch last vocabulary"]:  # fmt: skip
     """One batched suffix pass; call it inside :func:`prepared`.
 
     Args:
@@ -132,6 +133,7 @@ def run_suffix(
         gates: the cuts; the batch size is the number of forwards that they tell apart.
         last: positions, counted from the end, whose logits are wanted (None = all that are run).
         record: receives every layer's attention weights.
+        differences: receives how every layer with a cut comes to its output, and hands the output on.
         fired: receives the layers that came through the attention function, in order.
 
     Returns:
@@ -148,8 +150,8 @@ def run_suffix(
     position_ids = capture.position_ids[..., capture.prefix :]
     position_ids = position_ids.expand(*position_ids.shape[:-2], batch, -1)
     state = SuffixPass(
-        bank, tuple(gates), last=last, record=record, fired=[] if fired is None else fired, last_layer=lvlm.decoder_layers - 1, forwards=batch,
-        suffix=capture.computed, one_start=True,
+        bank, tuple(gates), last=last, record=record, differences=differences, fired=[] if fired is None else fired,
+        last_layer=lvlm.decoder_layers - 1, forwards=batch, suffix=capture.computed, one_start=True,
     )  # fmt: skip
     others = {name: extra[:, capture.prefix :].expand(batch, *[-1] * (extra.ndim - 1)) for name, extra in capture.extras.items()}
     if capture.mode == "cross":

@@ -17,6 +17,31 @@ cross-attention to a picture that stands in no sequence."""
 Record = Callable[[int, Float[Tensor, "batch heads queries keys"]], None]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How the heads of one layer come to their output: a softmax over [shared real keys | twins | the forward's own keys].
+
+    Attributes:
+        layer: the decoder layer.
+        cuts: the gates that are in force there, with their amount for each row.
+        weigh: scores under given cuts, ``[kv_heads, batch, group, rows, keys]``; without any, those of the stock model for all keys and twins.
+        shared_values: values of the shared keys and twins, ``[kv_heads, shared, head_dim]``.
+        values: values of the forward's own keys, ``[batch, kv_heads, own, head_dim]``.
+        picture, twins: columns of the picture's real keys, and of their twins (none where no gate reads the baseline).
+    """
+
+    layer: int
+    cuts: list[tuple[Gate, Tensor]]
+    weigh: Callable[[list[tuple[Gate, Tensor]]], Tensor]
+    shared_values: Tensor
+    values: Tensor
+    picture: slice
+    twins: slice
+
+
+Differences = Callable[[Reading, Float[Tensor, "batch heads queries head_dim"]], Float[Tensor, "batch heads queries head_dim"]]
+
+
 @dataclass
 class Bank:
     """Keys and values that all forwards share, decoder layer by decoder layer.
@@ -83,6 +108,7 @@ class SuffixPass:
         gates: the cuts; empty = the stock model.
         last: output positions that the last layer has to produce, counted from the end (None = all).
         record: called per layer with the attention weights over [real prefix | baseline image | suffix].
+        differences: called per layer with a cut, with how the output came about and the output; hands on the output.
         fired: layers that came through here, in order.
         last_layer: number of the last layer.
         forwards, suffix: the batch size, and tokens that each forward runs.
@@ -95,6 +121,7 @@ class SuffixPass:
     gates: Sequence[Gate] = ()
     last: int | None = None
     record: Record | None = None
+    differences: Differences | None = None
     fired: list[int] = field(default_factory=list)
     last_layer: int = -1
     forwards: int = 1

@@ -12,6 +12,7 @@ from headflow.components import Components
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, unit_key
 from headflow.execution.store import ResultStore
+from headflow.local_differences import token_effects
 from headflow.models.baselines import Baseline
 from headflow.models.capture import Capture
 from headflow.targets import Target
@@ -109,11 +110,13 @@ def run_gradients(
 ) -> tuple[Float[np.ndarray, " corners"], Float[np.ndarray, "corners *shape"]]:
     """Targets of one example and their gradients for every gate at every corner; see :func:`run_example` for the arguments.
 
-    A record holds a block's targets and then its gradients. It is saved as soon as the block is done: blocks are short.
+    Of image tokens, which have no gates that mix, the local differences (:func:`headflow.local_differences.token_effects`) take the place of
+    gradients. A record holds a block's targets and then its gradients. It is saved as soon as the block is done: blocks are short.
 
     Raises:
         HeadflowError: a target or gradient is not a finite number, or the store cannot be written.
     """
+    differentiate = gate_gradients if components is None or components.mixes else token_effects
     targets, gradients = np.empty(len(corners), np.float32), np.empty(corners.shape, np.float32)
     spans = [slice(at, min(at + CORNER_BLOCK, len(corners))) for at in range(0, len(corners), CORNER_BLOCK)]
     context = digest(_about(context, components), "gate gradients")
@@ -127,7 +130,7 @@ def run_gradients(
             continue
         capture, baseline, target = prepared = prepared or prepare()
         options = {"baseline": baseline, "target": target, "components": components, "batch_size": batch_size}
-        targets[span], gradients[span] = gate_gradients(capture, corners[span], **options)
+        targets[span], gradients[span] = differentiate(capture, corners[span], **options)
         if not (np.isfinite(targets[span]).all() and np.isfinite(gradients[span]).all()):
             where = f"corners {span.start} to {span.stop - 1}"
             raise HeadflowError(f"the gradient at {where} is not finite; run this model in float32 or bfloat16, or set masks.corners to 0")

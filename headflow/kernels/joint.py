@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headflow.gates import Gate
-from headflow.suffix_pass import SuffixPass
+from headflow.suffix_pass import Reading, SuffixPass
 
 
 def _fold(x: Float[Tensor, "batch heads rows head_dim"], kv_heads: int) -> Float[Tensor, "kv_heads batch group_rows head_dim"]:
@@ -35,7 +35,8 @@ def joint(
     scores = torch.cat([to_shared, to_suffix], -1).view(kv_heads, batch, heads // kv_heads, rows, -1)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = _weigh(scores, prefix, image, cuts, visible, length, kv_heads)
+    unweighed = scores
+    scores = _weigh(unweighed, prefix, image, cuts, visible, length, kv_heads)
     if cuts and (bank.mode != "shared" or any(gate.keys is not None for gate, _ in cuts)):
         blind = (scores == float("-inf")).all(-1, keepdim=True)  # a query from which every key is cut reads nothing
         weights = torch.softmax(scores.masked_fill(blind, 0), -1, dtype=torch.float32).masked_fill(blind, 0)
@@ -49,7 +50,22 @@ def joint(
     weights = weights.view(kv_heads, batch, group_rows, weights.shape[-1])
     output = (weights[..., :length].reshape(kv_heads, batch * group_rows, length) @ shared_values).view(kv_heads, batch, group_rows, dim)
     output = output + weights[..., length:] @ value.transpose(0, 1)
-    return output.transpose(0, 1).reshape(batch, heads, rows, dim)
+    output = output.transpose(0, 1).reshape(batch, heads, rows, dim)
+    if state.differences is None or not cuts:
+        return output
+    scores = unweighed.detach()
+
+    def weigh(cuts: list[tuple[Gate, Tensor]]) -> Tensor:
+        return _weigh(scores, prefix, image, cuts, visible, length, kv_heads)
+
+    picture, twins = _columns(prefix, image, length), slice(prefix, length)
+    return state.differences(Reading(layer, cuts, weigh, shared_values, value.detach(), picture, twins), output)
+
+
+def _columns(prefix: int, image: slice, length: int) -> slice:
+    """Where the picture's real keys stand among [real prefix | twins | the forward's own keys]."""
+    after_twins = length - prefix if image.start >= prefix else 0  # the picture is among the forward's own keys
+    return slice(image.start + after_twins, image.stop + after_twins)
 
 
 def _weigh(
@@ -77,8 +93,7 @@ def _weigh(
         gate, rows = cuts[0]
         rows = rows_by_key_head(rows)
         scores = scores + stock
-        after_twins = length - prefix if image.start >= prefix else 0  # the picture is among the forward's own keys
-        scores[..., image.start + after_twins : image.stop + after_twins] += torch.log1p(-rows)
+        scores[..., _columns(prefix, image, length)] += torch.log1p(-rows)
         if length > prefix:
             scores[..., prefix:length] += torch.log(rows)
         return scores
