@@ -246,6 +246,88 @@ class FaithfulnessParams(Group):
         return self
 
 
+class TextTokensParams(Group):
+    """Which tokens of the text receive the picture (stage trace_text); target and baseline are those of `features`."""
+
+    windows: int = Field(1, ge=1, le=1000, description="bands of layers in which a token is cut off each alone; 1 = in all layers at once")
+    count: int = Field(128, ge=4, le=1_000_000, description="fit masks per example; where all combinations of tokens are fewer, all are run")
+    corners: int = Field(16, ge=0, le=4096, description="masks at which the gradient of every gate is taken too (about 2.7 masked runs each); even, 0 = none")
+    held_out: int = Field(64, ge=20, le=100_000, description="independent masks that judge the fit")
+    top_heads: int | None = Field(None, ge=1, description="first heads of the mean head attribution that are traced alone; null = as many as top_share takes")
+    top_share: float = Field(0.8, gt=0.0, le=1.0, description="share of the summed mean attribution that the top heads hold")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
+    seed: Seed = Field(0, description="seed of the masks")
+
+    @model_validator(mode="after")
+    def _even_corners(self) -> "TextTokensParams":
+        if self.corners % 2:
+            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+        return self
+
+
+class FlowParams(Group):
+    """At which depth edges between groups of tokens matter (stage trace_flow); the target is that of `features`."""
+
+    width: int | None = Field(None, ge=1, le=1000, description="layers of the sliding window; null = a sixth of the model's, two at least if it has four")
+    stride: int = Field(1, ge=1, le=1000, description="layers from one window to the next")
+    reads: Literal["baseline", "nothing"] = Field(
+        "baseline", description="what a closed edge from the picture reads: the baseline of `features`, or nothing; edges between text read nothing"
+    )
+    draws: int = Field(1999, ge=99, le=100_000, description="bootstrap draws of pictures behind each depth's interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
+    seed: Seed = Field(0, description="seed of the bootstrap draws")
+
+
+class KeepingParams(Group):
+    """How few image tokens keep the answer (stage keep_image_tokens)."""
+
+    percents: list[Annotated[float, Field(gt=0.0, le=100.0)]] = Field(
+        [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0], min_length=2, description="k: percent of the image tokens that stay, rising, 100 the last"
+    )
+    ways: list[Literal["baseline", "closed", "removed"]] = Field(
+        ["baseline", "closed", "removed"],
+        min_length=1,
+        description="what becomes of the others: the text reads their baseline, or cannot see them, or the decoder never sees them",
+    )
+    selections: list[Literal["attribution", "attention", "position", "random"]] = Field(
+        ["attribution", "attention", "position", "random"], min_length=1, description="what the tokens that stay are chosen by"
+    )
+    attention: Literal["final", "suffix"] = Field("final", description="whose attention: the final prompt token's, or the mean of all tokens after the picture")
+    examples: int = Field(48, ge=1, le=100_000, description="explained examples used at most, the first ones")
+    level: float = Field(0.95, gt=0.0, lt=1.0, description="the smallest k that holds this part of the stock model's accuracy, or of the target's rise")
+    draws: int = Field(999, ge=50, le=100_000, description="bootstrap draws of examples behind the interval of the smallest k")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over examples")
+    seed: Seed = Field(0, description="seed of the random choice and of bootstrap draws")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "KeepingParams":
+        if self.percents != sorted(set(self.percents)) or self.percents[-1] != 100.0:
+            raise ValueError(f"percents = {self.percents}: must rise, each once, and end with 100")
+        for name in ("ways", "selections"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: one is listed twice")
+        return self
+
+
+class ReadingParams(Group):
+    """What single heads look at, pass on and write (stage read_heads); the baseline is that of `features`."""
+
+    heads: int = Field(8, ge=1, le=1000, description="heads of largest mean attribution that are looked at one by one")
+    examples: int = Field(12, ge=1, le=10_000, description="explained examples with maps, the first ones; the typical ones of each cluster come on top")
+    typical: int = Field(3, ge=0, le=50, description="most typical examples of each cluster of heads with maps; at most clusters.typical are known")
+    corners: int = Field(8, ge=2, le=4096, description="states of all image tokens, and of all heads, over which effects are averaged; even")
+    words: int = Field(8, ge=1, le=1000, description="words listed for each head, those that it raises most")
+    draws: int = Field(499, ge=50, le=100_000, description="bootstrap draws of pictures behind each interval of a share")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
+    seed: Seed = Field(0, description="seed of corners and bootstrap draws")
+
+    @model_validator(mode="after")
+    def _whole_pairs(self) -> "ReadingParams":
+        if self.corners % 2:
+            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+        return self
+
+
 class ReportParams(Group):
     """What the report shows (stage render_report)."""
 
@@ -269,6 +351,10 @@ class Params(Group):
     clusters: ClustersParams = Field(default_factory=ClustersParams)
     interactions: InteractionsParams = Field(default_factory=InteractionsParams)
     faithfulness: FaithfulnessParams = Field(default_factory=FaithfulnessParams)
+    text_tokens: TextTokensParams = Field(default_factory=TextTokensParams)
+    flow: FlowParams = Field(default_factory=FlowParams)
+    keeping: KeepingParams = Field(default_factory=KeepingParams)
+    reading: ReadingParams = Field(default_factory=ReadingParams)
     report: ReportParams = Field(default_factory=ReportParams)
 
     @model_validator(mode="after")

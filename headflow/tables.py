@@ -499,9 +499,277 @@ PLANTED_SCORES = Table(
     },
 )
 
+_TRACED_HEADS = Column(_TEXT, "'all' heads are cut, or the 'top' ones alone: the first of the mean head attribution")
+_WINDOW = Column(_INT, "band of layers in which the token is cut, 0 = nearest the input; null = the sum over all bands")
+_SHARE_OF_EFFECT = "mean over mean total effect f(intact) - f(these heads cut at all tokens); null where that cannot be told from 0"
+
+TEXT_TOKENS = Table(
+    "text tokens",
+    {
+        "id": _ID, "heads": _TRACED_HEADS,
+        "window": Column(_INT, "band of layers in which the token is cut, 0 = nearest the input"),
+        "first_layer": Column(_INT, "first decoder layer of the band"), "last_layer": Column(_INT, "its last decoder layer"),
+        "token": Column(_INT, "place of the token among those after the picture (all tokens where the picture stands in no sequence), 0 = first"),
+        "text": Column(_TEXT, "the token"),
+        "role": Column(_TEXT, "question, role, final or answer (system or image where the picture stands in no sequence)"),
+        "attribution": Column(_REAL, "fall of the target when the token reads no picture there, averaged over what the others read; target units"),
+        "standard_error": Column(_REAL, "of the attribution, over the draw of masks; 0 where all combinations were run; target units"),
+        "low": Column(_REAL, "lower end of its confidence interval over the draw of masks"), "high": Column(_REAL, "upper end"),
+        "alone": Column(_REAL, "f(intact) - f(only this token cut there); target units"),
+    },
+)  # fmt: skip
+
+TEXT_FITS = Table(
+    "text fits",
+    {
+        "id": _ID, "heads": _TRACED_HEADS,
+        "components": Column(_INT, "tokens times bands of layers"),
+        "estimator": Column(_TEXT, "estimator of the regression; 'exhaustive' where all combinations were run"),
+        "masks": Column(_INT, "masked forwards"), "corners": Column(_INT, "gradients"),
+        "held_out_r": Column(_REAL, "Pearson r of predicted and actual target on masks that the fit has not seen; null where it does not vary"),
+        "held_out_r2": Column(_REAL, "R2 on the same masks"),
+        "intact": Column(_REAL, "target with no token cut"), "ablated": Column(_REAL, "target with these heads cut at all tokens"),
+    },
+)  # fmt: skip
+
+TEXT_ROLES = Table(
+    "text roles",
+    {
+        "heads": _TRACED_HEADS, "window": _WINDOW,
+        "role": Column(_TEXT, "role of the tokens; 'after' = role, final and answer together; 'before' = all others; 'all' = all tokens"),
+        "tokens": Column(_REAL, "tokens of this role, mean over examples"),
+        "mean": Column(_REAL, "attribution summed over the tokens, mean over examples; target units"),
+        "low": Column(_REAL, "lower end of its confidence interval over pictures"), "high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "p-value of no attribution, over pictures"),
+        "share": Column(_REAL, _SHARE_OF_EFFECT),
+        "share_low": Column(_REAL, "lower end of the share's interval"), "share_high": Column(_REAL, "upper end"),
+        "examples": Column(_INT, "examples with such tokens"), "pictures": Column(_INT, "different pictures among them"),
+    },
+)  # fmt: skip
+
+TEXT_SLOTS = Table(
+    "text slots",
+    {
+        "heads": _TRACED_HEADS, "window": _WINDOW,
+        "template": Column(_TEXT, "the question that the examples share, with a gap where its words vary"),
+        "slot": Column(_INT, "place in the template, 0 = first"),
+        "role": Column(_TEXT, "role of its tokens"),
+        "text": Column(_TEXT, "its token; in angle brackets where words vary between examples, whose attributions are summed"),
+        "mean": Column(_REAL, "mean attribution over examples; target units"),
+        "low": Column(_REAL, "lower end of its confidence interval over pictures"), "high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "p-value of no attribution, over pictures"),
+        "p_holm": Column(_REAL, "the same, corrected for all slots of the template"),
+        "share": Column(_REAL, _SHARE_OF_EFFECT),
+        "share_low": Column(_REAL, "lower end of the share's interval"), "share_high": Column(_REAL, "upper end"),
+        "alone": Column(_REAL, "f(intact) - f(only this token cut), mean over examples; target units"),
+        "examples": Column(_INT, "examples that have it"),
+    },
+)  # fmt: skip
+
+TEXT_CONTRASTS = Table(
+    "text contrasts",
+    {
+        "contrast": Column(_TEXT, "'after - before': share of the tokens after the question minus that of those up to its end, all heads; "
+                           "'top - all': share of the tokens after the question with the top heads minus with all; "
+                           "'similarity': cosine of the attributions over tokens with the top heads and with all"),
+        "value": Column(_REAL, "over examples: a difference of shares, or a mean cosine"),
+        "low": Column(_REAL, "lower end of its confidence interval over pictures"), "high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "p-value of no difference; null for the similarity"),
+    },
+)  # fmt: skip
+
+_ROUTE = Column(_TEXT, "edges that are closed: 'question→role', 'role→final', 'image→question', 'image→role' (role stands for role, final and answer "
+                "tokens, final for final and answer tokens), 'picture' (both from the image), or 'all'")  # fmt: skip
+_FIRST, _LAST = Column(_INT, "first decoder layer in which the route is closed"), Column(_INT, "last decoder layer in which it is closed")
+
+FLOW_EFFECTS = Table(
+    "flow effects",
+    {
+        "id": _ID, "route": _ROUTE, "first_layer": _FIRST, "last_layer": _LAST,
+        "effect": Column(_REAL, "f(intact) - f(route closed in these layers); target units"),
+    },
+)  # fmt: skip
+
+FLOW_BANDS = Table(
+    "flow bands",
+    {
+        "route": _ROUTE,
+        "closed": Column(_TEXT, "'window' (a sliding window), 'from' (the layer and all above), 'below' (all layers below it) or 'everywhere'"),
+        "first_layer": _FIRST, "last_layer": _LAST,
+        "layer": Column(_REAL, "where it is drawn: the window's middle, the first layer closed ('from'), the first layer left open ('below')"),
+        "mean": Column(_REAL, "mean effect over examples; target units"),
+        "low": Column(_REAL, "lower end of its confidence interval over pictures"), "high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "p-value of no effect, over pictures"),
+        "share": Column(_REAL, "mean effect over the mean effect of the route 'picture'; null where that cannot be told from 0"),
+        "share_low": Column(_REAL, "lower end of the share's interval"), "share_high": Column(_REAL, "upper end"),
+        "examples": Column(_INT, "examples with this route"),
+    },
+)  # fmt: skip
+
+FLOW_DEPTHS = Table(
+    "flow depths",
+    {
+        "route": _ROUTE,
+        "effect": Column(_REAL, "mean effect of closing the route in all layers; target units"),
+        "effect_low": Column(_REAL, "lower end of its confidence interval over pictures"), "effect_high": Column(_REAL, "upper end"),
+        "effect_p": Column(_REAL, "p-value of no effect"),
+        "depth": Column(_REAL, "mean decoder layer of the effect, each layer by what closing it adds when all above or all below it are closed; "
+                        "null where the effect cannot be told from 0"),
+        "depth_low": Column(_REAL, "lower end of its bootstrap interval over pictures"), "depth_high": Column(_REAL, "upper end"),
+        "window_depth": Column(_REAL, "mean middle of the sliding windows, weighted by their mean effects above 0; null as above"),
+        "first": Column(_REAL, "middle of the first window whose interval lies above 0, all windows of the route taken together (Bonferroni); null if none"),
+        "last": Column(_REAL, "middle of the last such window"),
+        "examples": Column(_INT, "examples with this route"),
+    },
+)  # fmt: skip
+
+FLOW_CONTRASTS = Table(
+    "flow contrasts",
+    {
+        "measure": Column(_TEXT, "'depth' (mean decoder layer) or 'effect' (share of the effect of the route 'picture')"),
+        "route": _ROUTE, "other": Column(_TEXT, "the route that is subtracted"),
+        "difference": Column(_REAL, "of the route's measure and the other's, over the same examples"),
+        "low": Column(_REAL, "lower end of its interval over pictures: bootstrap for depths, by linearisation for effects"),
+        "high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "p-value of no difference"),
+        "p_holm": Column(_REAL, "the same, corrected for all pairs of this measure"),
+    },
+)
+
+_WAY = Column(_TEXT, "what becomes of the other image tokens: 'baseline' (the text reads their twins), 'closed' (the text cannot see them) or "
+                     "'removed' (the decoder never sees them)")  # fmt: skip
+_SELECTION = Column(
+    _TEXT,
+    "what the kept tokens are chosen by: 'attribution', 'attention' (of the final token), 'position' (attribution at the same place, mean over the "
+    "other examples) or 'random'",
+)
+_KEPT_MEASURE = Column(_TEXT, "'accuracy' (share of examples whose whole answer is right) or 'target' (target units)")
+
+TOKEN_SCORES = Table(
+    "image-token attributions",
+    {
+        "id": _ID, "token": Column(_INT, "place in the image span, 0 = its first"),
+        "attribution": Column(_REAL, "fall of the target when the text cannot read this image token; target units"),
+    },
+    extra=("",),
+)  # fmt: skip
+
+KEPT = Table(
+    "kept tokens",
+    {
+        "id": _ID, "picture": Column(_INT, "picture that the example asks about: its scene in the examples table"), "way": _WAY, "selection": _SELECTION,
+        "percent": Column(_REAL, "k: share of the image tokens that is to stay, percent; 0 = none, 100 = all"),
+        "kept": Column(_INT, "image tokens that stay: the nearest number, one at least where k is above 0"),
+        "of": Column(_INT, "image tokens of the picture; structural tokens between them always stay and are not counted"),
+        "target": Column(_REAL, "target with these image tokens alone; target units"),
+        "first_right": Column(_BOOL, "greedy decoding gives the right answer's first token"),
+        "right": Column(_BOOL, "greedy decoding gives the right answer's tokens, all of them, and ends there"),
+    },
+)  # fmt: skip
+
+KEPT_BANDS = Table(
+    "kept bands",
+    {
+        "way": _WAY, "selection": _SELECTION, "percent": Column(_REAL, "k, percent of the image tokens"),
+        "share": Column(_REAL, "image tokens that stay, as a share of all, mean over examples, 0..1"),
+        "tokens": Column(_REAL, "image tokens that stay, mean over pictures"),
+        "measure": _KEPT_MEASURE, "mean": Column(_REAL, "share of right answers, or mean target, over pictures"),
+        "low": Column(_REAL, "lower end of its interval over pictures: Wilson's for accuracy, Student's t for the target"),
+        "high": Column(_REAL, "upper end"), "pictures": Column(_INT, "different pictures of the examples used"),
+    },
+)  # fmt: skip
+
+KEPT_SUMMARY = Table(
+    "kept summary",
+    {
+        "way": _WAY, "selection": _SELECTION, "measure": _KEPT_MEASURE,
+        "area": Column(_REAL, "mean height of the curve over the logarithm of the share kept, mean over pictures"),
+        "low": Column(_REAL, "lower end of its Student-t interval over pictures"), "high": Column(_REAL, "upper end"),
+        "stock": Column(_REAL, "mean with all image tokens"), "none": Column(_REAL, "mean with no image token"),
+        "level": Column(_REAL, "part of the accuracy, or of the target's rise from no image token to all, that is to be held, 0..1"),
+        "share": Column(_REAL, "smallest measured share of image tokens from which on the level is held, 0..1; null where all give nothing above none"),
+        "tokens": Column(_REAL, "image tokens that this is, mean over examples"),
+        "share_low": Column(_REAL, "lower end of its bootstrap interval over pictures"), "share_high": Column(_REAL, "upper end"),
+        "pictures": Column(_INT, "different pictures of the examples used"),
+    },
+)  # fmt: skip
+
+KEPT_DIFFERENCES = Table(
+    "kept differences",
+    {
+        "way": _WAY, "measure": _KEPT_MEASURE, "selection": _SELECTION, "other": _SELECTION,
+        "difference": Column(_REAL, "area of selection minus area of other, mean over pictures that both have"),
+        "low": Column(_REAL, "lower end of the paired Student-t interval over pictures"), "high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "paired t-test of no difference"),
+        "p_holm": Column(_REAL, "the same, corrected for all pairs of this way and measure"),
+        "pictures": Column(_INT, "different pictures of the examples that both selections have"),
+    },
+)  # fmt: skip
+
+_TOKEN = Column(_INT, "place in the image span (in the picture's keys under cross-attention), 0 = first")
+_MAPS = {
+    "token": _TOKEN,
+    "attention": Column(_REAL, "weight of the final token's attention on this image token, in the stock model, 0..1"),
+    "attention_text": Column(_REAL, "the same, mean over all tokens after the picture, 0..1"),
+    "attribution": Column(_REAL, "change of the target through the head when this token turns from baseline to real, mean over corners; target units"),
+    "left": Column(_REAL, "part of the picture that the token shows, pixels from its left border; null where the token shows none, or it is not known"),
+    "top": Column(_REAL, "the same from the upper border"),
+    "right": Column(_REAL, "the same from the left border"), "bottom": Column(_REAL, "the same from the upper border"),
+}  # fmt: skip
+
+HEAD_MAPS = Table("head maps", {"id": _ID, "layer": _LAYER, "head": _HEAD, **_MAPS})
+
+CLUSTER_MAPS = Table(
+    "cluster maps",
+    {
+        "cluster": Column(_INT, "cluster, as in the head clusters"),
+        "rank": Column(_INT, "1 = most typical, as in the cluster examples"),
+        "id": _ID,
+        **{name: Column(column.dtype, f"mean over the cluster's heads: {column.meaning}") if name.startswith("att") else column for name, column in _MAPS.items()},
+    },
+)
+
+HEAD_WORDS = Table(
+    "head words",
+    {
+        "id": Column(_TEXT, "example; null in the mean over all examples of one answer"),
+        "answer": Column(_TEXT, "the answer that is explained"),
+        "examples": Column(_INT, "examples in the mean"),
+        "layer": _LAYER, "head": _HEAD,
+        "rank": Column(_INT, "1 = the word that the picture makes this head raise most"),
+        "word": Column(_TEXT, "the token's text"),
+        "token": Column(_INT, "the token's id"),
+        "contribution": Column(_REAL, "what the head adds to the word's logit without any help, above the mean over all words; logits"),
+        "answers": Column(_BOOL, "whether it is the first token of the answer"),
+    },
+)  # fmt: skip
+
+HEAD_WRITING = Table(
+    "head writing",
+    {
+        "layer": _LAYER, "head": _HEAD, "examples": Column(_INT, "examples used"),
+        "attribution": Column(_REAL, "mean attribution over these examples; target units"),
+        "attribution_low": Column(_REAL, "lower end of its confidence interval over examples"),
+        "attribution_high": Column(_REAL, "upper end"),
+        "direct": Column(_REAL, "what the head adds to the target without any help, at random masks, mean over examples; target units; null where unreadable"),
+        "direct_low": Column(_REAL, "lower end of its confidence interval over examples"), "direct_high": Column(_REAL, "upper end"),
+        "share": Column(_REAL, "direct / attribution, of the means; null where the attribution's interval holds 0"),
+        "share_low": Column(_REAL, "lower end of its bootstrap interval over pictures"), "share_high": Column(_REAL, "upper end"),
+        "lead": Column(_REAL, "what the head adds to the answer's word in the stock model beyond its mean over other answers' words; logits; top heads only"),
+        "lead_low": Column(_REAL, "lower end of its confidence interval over examples"), "lead_high": Column(_REAL, "upper end"),
+        "lead_p": Column(_REAL, "t-test that the lead is 0"),
+        "first": Column(_REAL, "share of examples in which it raises the answer's word more than every other answer's; top heads only"),
+        "first_chance": Column(_REAL, "the same if it raised one answer's word at random"),
+        "first_of_all": Column(_REAL, "share of examples in which no other word of the vocabulary is raised more; top heads only"),
+    },
+)  # fmt: skip
+
 ALL_TABLES = (
     EXAMPLES, SKIPPED, FEATURES, ATTENTION, MASKS, TARGETS, GRADIENTS, ATTRIBUTIONS, FITS, EFFORT, PREDICTIONS, HEAD_SUMMARY, GROWTH,
     HEAD_CLUSTERS, PROFILES, EXAMPLE_MAP, SEPARATION, TRUTHS, PLANTED_SCORES,
     RANKINGS, CURVES, AREAS, CURVE_BANDS, AREA_SUMMARY, AREA_DIFFERENCES,
     INTERACTIONS, INTERACTION_FITS, UNIQUE_EFFECTS, SIMILARITIES, LOOK_PAIRS, LOOK_CONTRASTS, CLUSTERS, CLUSTER_NAMES, CLUSTER_EXAMPLES,
+    TEXT_TOKENS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_CONTRASTS, FLOW_EFFECTS, FLOW_BANDS, FLOW_DEPTHS, FLOW_CONTRASTS,
+    KEPT, KEPT_BANDS, KEPT_SUMMARY, KEPT_DIFFERENCES,
+    HEAD_MAPS, CLUSTER_MAPS, HEAD_WORDS, HEAD_WRITING,
 )  # fmt: skip
