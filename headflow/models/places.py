@@ -2,7 +2,7 @@
 
 First, where in the picture each number that the processor makes comes from (:mod:`headflow.models.origins`). Second, which of these
 numbers reach which token when no token looks at another one (:mod:`headflow.models.unmixed`): a number reaches a token where its
-gradient is not exactly zero. Tokens are asked about in groups, as in group testing (Dorfman 1943): by the bits of their number, so
+gradient is not zero. Tokens are asked about in groups, as in group testing (Dorfman 1943): by the bits of their number, so
 that some twenty gradients tell thousands of tokens apart; where features were interpolated and a pixel reaches several tokens, by
 random groups. A token's box is the rectangle of the pixels that reach it.
 """
@@ -27,6 +27,9 @@ _SHARED = 4
 # probability p (1 - p)^4 = 0.08 at p = 1/5, so that all 320 fail to with probability 1e-12.
 _GROUPS, _IN_GROUP = 320, 0.2
 _WORD = 62  # bits
+_BLOCK = 1024  # kinds of pixels at once
+# Share of the largest gradient that is taken for none.
+_ROUNDING = 1e-6
 # Less of its rectangle than this filled: the token shows places that lie apart.
 _FILLED = 0.5
 # Error of a place where nothing is scaled, pixels; see origins.
@@ -115,7 +118,9 @@ class _Gradients:
     def __call__(self, group: Bool[np.ndarray, " tokens"]) -> Bool[np.ndarray, " entries"]:
         weights = torch.from_numpy(group).to(self.outputs)
         found = torch.autograd.grad(self.outputs, self.pixels, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return torch.cat([(x != 0).flatten().cpu() for x in found]).numpy()
+        # Zeros are exact zeros, but for convolutions by Fourier transform.
+        least = _ROUNDING * max(float(x.abs().max()) for x in found)
+        return torch.cat([(x.abs() > least).flatten().cpu() for x in found]).numpy()
 
 
 def _reached(gradients: _Gradients, entries: Int[np.ndarray, " found"], tokens: int) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]] | None:
@@ -133,15 +138,25 @@ def _reached(gradients: _Gradients, entries: Int[np.ndarray, " found"], tokens: 
     if len(left):
         groups = np.random.default_rng(0).random((_GROUPS, tokens)) < _IN_GROUP
         hits, members = _answers(gradients, groups, left)
-        # A token is among those reached unless one of its groups was not.
-        reached = (~hits).astype(np.float32) @ groups.astype(np.float32) == 0
-        if reached.sum(1).max() > _SHARED:
+        sets = _sets(hits, groups)
+        if sets is None:
             return None
-        for place in range(_SHARED):
-            found = reached.sum(1) > place
-            which = np.argsort(~reached, 1, kind="stable")[:, place]
-            pairs.append((left[found[members]], which[members][found[members]]))
+        for reached in sets.T[:, members]:
+            pairs.append((left[reached >= 0], reached[reached >= 0]))
     return tuple(np.concatenate(parts) for parts in zip(*pairs, strict=True))
+
+
+def _sets(hits: Bool[np.ndarray, "kinds groups"], groups: Bool[np.ndarray, "groups tokens"]) -> Int[np.ndarray, "kinds most"] | None:
+    """The tokens that each kind of entry reaches, at most _SHARED, then -1; None if some reach more."""
+    sets = np.full((len(hits), _SHARED), -1)
+    for start in range(0, len(hits), _BLOCK):
+        # A token is among those reached unless one of its groups was not.
+        kind, token = np.nonzero((~hits[start : start + _BLOCK]).astype(np.float32) @ groups.astype(np.float32) == 0)
+        rank = np.arange(len(kind)) - np.searchsorted(kind, kind)
+        if rank.max(initial=0) >= _SHARED:
+            return None
+        sets[start + kind, rank] = token
+    return sets
 
 
 def _answers(
