@@ -613,10 +613,10 @@ FLOW_DEPTHS = Table(
         "effect": Column(_REAL, "mean effect of closing the route in all layers; target units"),
         "effect_low": Column(_REAL, "lower end of its confidence interval over pictures"), "effect_high": Column(_REAL, "upper end"),
         "effect_p": Column(_REAL, "p-value of no effect"),
-        "depth": Column(_REAL, "mean decoder layer of the effect, each layer by what closing it adds when all above or all below it are closed; "
+        "depth": Column(_REAL, "mean decoder layer, weighted by the size of what closing a layer adds when all above or all below it are closed; "
                         "null where the effect cannot be told from 0"),
         "depth_low": Column(_REAL, "lower end of its bootstrap interval over pictures"), "depth_high": Column(_REAL, "upper end"),
-        "window_depth": Column(_REAL, "mean middle of the sliding windows, weighted by their mean effects above 0; null as above"),
+        "window_depth": Column(_REAL, "mean middle of the sliding windows, weighted by the size of their mean effects; null as above"),
         "first": Column(_REAL, "middle of the first window whose interval lies above 0, all windows of the route taken together (Bonferroni); null if none"),
         "last": Column(_REAL, "middle of the last such window"),
         "examples": Column(_INT, "examples with this route"),

@@ -48,6 +48,26 @@ def interactions_dir(model: str) -> Path:
     return DATA / "interactions" / model
 
 
+def text_tokens_dir(model: str) -> Path:
+    return DATA / "text_tokens" / model
+
+
+def flow_dir(model: str) -> Path:
+    return DATA / "flow" / model
+
+
+def heads_dir(model: str) -> Path:
+    return DATA / "heads" / model
+
+
+def image_tokens_dir(model: str) -> Path:
+    return DATA / "image_tokens" / model
+
+
+def keeping_dir(model: str) -> Path:
+    return DATA / "keeping" / model
+
+
 def report_dir(model: str) -> Path:
     return REPORTS / model
 

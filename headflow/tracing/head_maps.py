@@ -1,0 +1,124 @@
+"""Where on the picture a head looks, and where what it passes on comes from.
+
+Two maps over the image tokens for each head: its *attention* in the stock model, and its *attribution*, what each token does to the target through this head
+alone. The second is the head's part of :func:`headflow.local_differences.token_effects`: the exact change of the head's output when the token turns from the
+baseline to real, times the slope of the target by that output; averaged over random complementary corners of the cube of all tokens.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+
+from headflow.ablation import BatchSize
+from headflow.attribution.masks import sample_masks
+from headflow.components import ImageTokens
+from headflow.gates import ablate_heads
+from headflow.local_differences import token_effects
+from headflow.models.baselines import Baseline, closed_baseline
+from headflow.models.capture import Capture
+from headflow.suffix import make_bank, prepared, run_suffix
+from headflow.tables import CLUSTER_MAPS, HEAD_MAPS, Table
+from headflow.targets import Kind, Target
+
+Head = tuple[int, int]
+
+
+@torch.no_grad()
+def attention_maps(capture: Capture) -> tuple[Float[np.ndarray, "layers heads image"], Float[np.ndarray, "layers heads image"]]:
+    """Attention weight of every head of the stock model on every image token, 0..1; full attention is held one layer at a time.
+
+    Layers are those that read the picture.
+
+    Returns:
+        That of the final prompt token, and the mean over all tokens after the picture (all tokens where it stands in no sequence).
+    """
+    model = capture.lvlm
+    at = capture.roles.index("final") - len(capture.roles)
+    final = np.zeros((model.layers, model.heads, capture.key_image.stop - capture.key_image.start), np.float32)
+    suffix = np.zeros_like(final)
+
+    def record(layer: int, weights: Float[torch.Tensor, "batch heads queries keys"]) -> None:
+        if (ordinal := bank.ordinal(layer)) is not None:
+            image = weights[0, :, -capture.suffix :, bank.place(layer)[1]].float()
+            final[ordinal], suffix[ordinal] = image[:, at].cpu().numpy(), image.mean(1).cpu().numpy()
+
+    intact = ablate_heads(torch.ones(1, model.layers, model.heads, device=model.device), "nothing")
+    bank = make_bank(capture, closed_baseline())
+    with prepared(capture):
+        run_suffix(capture, bank, [intact], last=None, record=record)
+    return final, suffix
+
+
+def attribution_maps(
+    capture: Capture, *, corners: int = 8, seed: int = 0, baseline: Baseline | str = "blank", target: Target | Kind | None = None,
+    batch_size: BatchSize = "auto",
+) -> Float[np.ndarray, "layers heads image"]:  # fmt: skip
+    """What each image token does to the target through each head, mean over ``corners`` random corners, in target units.
+
+    Args:
+        capture, baseline, target, batch_size: as for :func:`headflow.ablation.run_masks`.
+        corners: states of all image tokens at which the effects are taken, in complementary pairs.
+        seed: of the corners.
+    """
+    components = each_token(capture)
+    masks = sample_masks(1, len(components.groups), corners, design="antithetic", seed=seed, stream="corners of image tokens")[:, 0]
+    total: np.ndarray | float = 0.0
+    for pair in range(0, len(masks), 2):  # all heads × all tokens of a few corners at a time
+        _, effects = token_effects(
+            capture, masks[pair : pair + 2], components=components, baseline=baseline, target=target, batch_size=batch_size, by_head=True
+        )
+        total = total + effects.sum(0, dtype=float)
+    return (total / len(masks)).astype(np.float32)
+
+
+def each_token(capture: Capture) -> ImageTokens:
+    """Every token of the image span by itself."""
+    image = capture.key_image
+    groups = torch.zeros(image.stop - image.start, capture.key_positions, dtype=torch.bool)
+    groups[:, image] = torch.eye(len(groups), dtype=torch.bool)
+    return ImageTokens(groups)
+
+
+def means_over(groups: Sequence[Sequence[Head]], layers: int, heads: int) -> Float[np.ndarray, "groups layers heads"]:
+    """Weights that take the mean over the heads of each group."""
+    weights = np.zeros((len(groups), layers, heads))
+    for row, members in zip(weights, groups, strict=True):
+        for layer, head in members:
+            row[layer, head] += 1 / len(members)
+    return weights
+
+
+def averaged(weights: Float[np.ndarray, "groups layers heads"], maps: Float[np.ndarray, "layers heads image"]) -> Float[np.ndarray, "groups image"]:
+    """The map of each group of heads."""
+    return np.einsum("glh,lhi->gi", weights, maps)
+
+
+Maps = tuple[Float[np.ndarray, "groups image"], Float[np.ndarray, "groups image"], Float[np.ndarray, "groups image"]]
+"""Attention of the final token, mean attention of the text, attribution."""
+
+
+def head_maps_table(found: Sequence[tuple[str, Maps, Float[np.ndarray, "image 4"]]], heads: Sequence[Head]) -> pl.DataFrame:
+    """A HEAD_MAPS table from each example's id, maps and boxes (NaN = unknown)."""
+    keys = [{"layer": layer, "head": head} for layer, head in heads]
+    return _table(HEAD_MAPS, [({"id": name, **key}, place, maps, boxes) for name, maps, boxes in found for place, key in enumerate(keys)])
+
+
+def cluster_maps_table(found: Sequence[tuple[int, int, str, int, Maps, Float[np.ndarray, "image 4"]]]) -> pl.DataFrame:
+    """A CLUSTER_MAPS table from cluster, rank, the example's id, the cluster's place in the maps, maps and boxes."""
+    return _table(CLUSTER_MAPS, [({"cluster": cluster, "rank": rank, "id": name}, place, maps, boxes) for cluster, rank, name, place, maps, boxes in found])
+
+
+def _table(table: Table, rows: list[tuple[dict, int, Maps, np.ndarray]]) -> pl.DataFrame:
+    frames = []
+    for key, place, (final, suffix, attribution), boxes in rows:
+        columns = {name: [value] * len(boxes) for name, value in key.items()}
+        columns |= {"token": np.arange(len(boxes)), "attention": final[place], "attention_text": suffix[place], "attribution": attribution[place]}
+        columns |= {side: boxes[:, number] for number, side in enumerate(("left", "top", "right", "bottom"))}
+        frames.append(pl.DataFrame(columns).cast({name: column.dtype for name, column in table.columns.items()}))
+    schema = {name: column.dtype for name, column in table.columns.items()}
+    whole = pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+    return whole.select(*schema).with_columns(pl.col("left", "top", "right", "bottom").fill_nan(None))
+

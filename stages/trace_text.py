@@ -1,0 +1,138 @@
+"""Which tokens of the text receive the picture: cut tokens off from it, many at a time, with all heads and with the top heads alone."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from headflow.attribution.frames import attribution_grid
+from headflow.errors import HeadflowError
+from headflow.execution.runs import run_example, run_gradients
+from headflow.execution.store import ResultStore
+from headflow.files import write_csv, write_json
+from headflow.params import Params
+from headflow.progress import progress
+from headflow.tables import ATTRIBUTIONS, TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
+from headflow.tracing import text_tokens as tracing
+from headflow.tracing.bands import side_by_side
+from headflow.tracing.components import single_tokens
+from headflow.tracing.intervals import numbered
+from headflow.tracing.templates import templates
+from headflow.tracing.text_masks import attribute, plan
+from stages import paths
+from stages.door import enter
+from stages.subjects import Subjects
+
+
+def main(params: Params, key: str) -> None:
+    """Write attributions of text tokens, their fits, and their means over examples by role and template, of model ``key``."""
+    settings, subjects = params.text_tokens, Subjects(params, key)
+    if not len(subjects):
+        raise HeadflowError(f"{key}: no example is to be explained; the model may answer none correctly (set features.only_correct to false to see)")
+    model, layers = subjects.model, subjects.prepared.layers
+    bands = side_by_side(layers, settings.windows)
+    chosen = top_heads(key, subjects.ids, settings.top_heads, settings.top_share)
+    tokens, roles = suffixes(subjects.rows, cross=model.image_layers is not None)
+    plans = [
+        plan(len(bands), len(mine), count=settings.count, corners=settings.corners, held_out=settings.held_out, seed=settings.seed) for mine in tokens
+    ]  # fmt: skip
+    work = len(tracing.HEADS) * sum(len(one.masks) + len(one.corners) for one in plans)
+    targets: dict[str, list] = {heads: [] for heads in tracing.HEADS}
+    slopes: dict[str, list] = {heads: [] for heads in tracing.HEADS}
+    with ResultStore(Path(params.ablation.store)) as store, progress(f"text tokens ({key})", work, "masks") as bar:
+
+        def count(computed: int, found: int) -> None:
+            bar.advance(computed)
+            bar.skip(found)
+
+        for subject, mine, one in zip(subjects, tokens, plans, strict=True):
+            prepare = cache(subject.prepare)
+            for heads in tracing.HEADS:
+                components = single_tokens(len(mine), bands, layers, chosen if heads == "top" else None)
+                options = {"components": components, "batch_size": params.ablation.batch_size, "done": count}
+                targets[heads].append(run_example(store, subject.context, one.masks, prepare, starts=one.starts, **options))
+                gradients = run_gradients(store, subject.context, one.corners, prepare, **options)[1] if len(one.corners) else None
+                slopes[heads].append(gradients)
+
+    pictures = numbered(subjects.rows["scene"].to_list())
+    named = templates(subjects.rows["question"].to_list(), subjects.rows["question_kind"].to_list(), pictures.tolist(), tokens, roles)
+    prompts = tracing.Prompts(subjects.ids, tokens, roles, named, pictures, bands, model.image_layers or range(layers))
+    found = {heads: solve(subjects.ids, plans, targets[heads], slopes[heads], settings.confidence, settings.seed) for heads in tracing.HEADS}
+    tables = {
+        "text_tokens": (TEXT_TOKENS, tracing.tokens_table(prompts, found)),
+        "text_fits": (TEXT_FITS, tracing.fits_table(found)),
+        "text_roles": (TEXT_ROLES, tracing.roles_table(prompts, found, settings.confidence)),
+        "text_slots": (TEXT_SLOTS, tracing.slots_table(prompts, found, settings.confidence)),
+        "text_contrasts": (TEXT_CONTRASTS, tracing.contrasts_table(prompts, found, settings.confidence)),
+    }
+    folder = paths.text_tokens_dir(key)
+    for name, (table, frame) in tables.items():
+        table.write(frame, folder / f"{name}.parquet")
+    by_role = tables["text_roles"][1].filter(pl.col("window").is_null(), ~pl.col("role").is_in(["before", "after", "all"]))
+    write_csv(by_role.pivot("heads", index="role", values="share", maintain_order=True), paths.plot("text_roles", key))
+    write_json(paths.metrics("trace_text", key), metrics(tables, len(subjects), chosen, bands, plans))
+
+
+def suffixes(rows: pl.DataFrame, *, cross: bool) -> tuple[list[list[str]], list[list[str]]]:
+    """Text and role of each example's tokens after the picture; of all its tokens where the picture is read by cross-attention."""
+    starts = [0 if cross else stop for stop in rows["image_stop"]]
+    return tuple([mine[start:] for mine, start in zip(rows[column].to_list(), starts, strict=True)] for column in ("tokens", "roles"))
+
+
+def top_heads(key: str, ids: list[str], count: int | None, share: float) -> np.ndarray:
+    """The first heads of the mean head attribution, ``[layers, heads]``.
+
+    Raises:
+        HeadflowError: attributions of other examples than the features'; more heads than there are.
+    """
+    path = paths.attributions_dir(key) / "attributions.parquet"
+    found, grid = attribution_grid(ATTRIBUTIONS.read(path))
+    if found != ids:
+        raise HeadflowError(f"{path}: attributions of other examples than the features'; run `dvc repro`")
+    if count is not None and count > grid[0].size:
+        raise HeadflowError(f"text_tokens.top_heads = {count}: the model has {grid[0].size} heads")
+    return tracing.top_heads(grid, count, share)
+
+
+def solve(ids: list[str], plans: list, targets: list, slopes: list, confidence: float, seed: int) -> list[tracing.TracedExample]:
+    """Fit every example, those with one number of tokens together."""
+    found: list = [None] * len(ids)
+    for one in dict.fromkeys(map(id, plans)):
+        mine = [example for example, its in enumerate(plans) if id(its) == one]
+        shared, names = plans[mine[0]], [ids[example] for example in mine]
+        gradients = np.stack([slopes[example] for example in mine]) if len(shared.corners) else None
+        traced = attribute(shared, np.stack([targets[example] for example in mine]), gradients, names=names, seed=seed)
+        for example, result in zip(mine, tracing.one_by_one(names, shared, traced, confidence), strict=True):
+            found[example] = result
+    return found
+
+
+def metrics(tables: dict, examples: int, chosen: np.ndarray, bands: list, plans: list) -> dict:
+    """The main numbers; null where one is unknown."""
+    fits, by_role, contrasts = (tables[name][1] for name in ("text_fits", "text_roles", "text_contrasts"))
+    whole = by_role.filter(pl.col("window").is_null())
+    shares = {
+        heads: {row["role"]: {part: row[part] for part in ("share", "share_low", "share_high", "mean")} for row in whole.filter(heads=heads).iter_rows(named=True)}
+        for heads in tracing.HEADS
+    }  # fmt: skip
+    r = {heads: fits.filter(heads=heads)["held_out_r"].drop_nulls() for heads in tracing.HEADS}
+    return {
+        "examples": examples,
+        "pictures": int(whole["pictures"].max()),
+        "templates": tables["text_slots"][1]["template"].n_unique(),
+        "windows": len(bands),
+        "most_tokens": max(one.masks.shape[2] for one in plans),
+        "top_heads": int(chosen.sum()),
+        "masked_forwards": int(fits["masks"].sum()),
+        "gradients": int(fits["corners"].sum()),
+        "exhaustive_examples": int((fits.filter(heads="all")["estimator"] == "exhaustive").sum()),
+        "mean_held_out_r": {heads: values.mean() for heads, values in r.items()},
+        "min_held_out_r": {heads: values.min() for heads, values in r.items()},
+        "roles": shares,
+        "contrasts": {row["contrast"]: {part: row[part] for part in ("value", "low", "high", "p")} for row in contrasts.iter_rows(named=True)},
+    }
+
+
+if __name__ == "__main__":
+    enter(main)
