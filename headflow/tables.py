@@ -613,10 +613,10 @@ FLOW_DEPTHS = Table(
         "effect": Column(_REAL, "mean effect of closing the route in all layers; target units"),
         "effect_low": Column(_REAL, "lower end of its confidence interval over pictures"), "effect_high": Column(_REAL, "upper end"),
         "effect_p": Column(_REAL, "p-value of no effect"),
-        "depth": Column(_REAL, "mean decoder layer, weighted by the size of what closing a layer adds when all above or all below it are closed; "
-                        "null where the effect cannot be told from 0"),
+        "depth": Column(_REAL, "mean decoder layer, weighted by what closing a layer adds when all above or all below it are closed; "
+                        "null where the effect cannot be told from 0, or where layers pull in opposite directions"),
         "depth_low": Column(_REAL, "lower end of its bootstrap interval over pictures"), "depth_high": Column(_REAL, "upper end"),
-        "window_depth": Column(_REAL, "mean middle of the sliding windows, weighted by the size of their mean effects; null as above"),
+        "window_depth": Column(_REAL, "mean middle of those sliding windows whose interval lies above 0, weighted by their mean effects; null if none does"),
         "first": Column(_REAL, "middle of the first window whose interval lies above 0, all windows of the route taken together (Bonferroni); null if none"),
         "last": Column(_REAL, "middle of the last such window"),
         "examples": Column(_INT, "examples with this route"),
@@ -635,6 +635,106 @@ FLOW_CONTRASTS = Table(
         "p_holm": Column(_REAL, "the same, corrected for all pairs of this measure"),
     },
 )
+
+_PLACE = {
+    "left": Column(_REAL, "part of the picture that the token shows, pixels from its left border; null where it shows none, or that is not known"),
+    "top": Column(_REAL, "the same from the upper border"), "right": Column(_REAL, "the same from the left border"),
+    "bottom": Column(_REAL, "the same from the upper border"),
+}  # fmt: skip
+_IMAGE_TOKEN = Column(_INT, "place in the image span (among the picture's keys under cross-attention), 0 = first")
+_AMOUNT = Column(_TEXT, "what is divided: 'attribution' (its size), 'positive' (attribution above 0), 'net' (its signed sum), 'top heads' (size of the "
+                 "attribution with the top heads alone), 'attention' (of the final token, mean over heads and layers), 'even' (all tokens alike) or 'area'")  # fmt: skip
+
+IMAGE_TOKENS = Table(
+    "image tokens",
+    {
+        "id": _ID, "token": _IMAGE_TOKEN,
+        "group": Column(_INT, "component that the token belongs to: itself, or a patch of tokens where there are many"),
+        "group_tokens": Column(_INT, "tokens of that component"),
+        "attribution": Column(_REAL, "fall of the target when the text reads the token's baseline, averaged over what it reads of the others; of a patch in "
+                              "equal parts; target units"),
+        "standard_error": Column(_REAL, "of the attribution, over the draw of masks; target units"),
+        "low": Column(_REAL, "lower end of its confidence interval over the draw of masks"), "high": Column(_REAL, "upper end"),
+        "attribution_top_heads": Column(_REAL, "the same with the top heads alone cut off from the token; null where that was not asked for"),
+        "standard_error_top_heads": Column(_REAL, "of that attribution"),
+        "attention": Column(_REAL, "weight of the final token's attention on this token in the stock model, mean over heads and layers, 0..1"),
+        "in_object": Column(_REAL, "share of the token's part of the picture that the main object covers, 0..1; null where either is not known"),
+        "in_others": Column(_REAL, "the same for the other known objects"),
+        **_PLACE,
+    },
+)  # fmt: skip
+
+IMAGE_FITS = Table(
+    "image fits",
+    {
+        "id": _ID, "heads": _TRACED_HEADS,
+        "tokens": Column(_INT, "image tokens"), "components": Column(_INT, "tokens or patches that were cut each alone"),
+        "estimator": Column(_TEXT, "estimator of the regression"),
+        "masks": Column(_INT, "masked forwards"), "corners": Column(_INT, "masks at which local differences were taken"),
+        "forwards": Column(_REAL, "cost of both in masked forwards, a forward with its backward counted as 2.7"),
+        "held_out_r": Column(_REAL, "Pearson r of predicted and actual target on masks that the fit has not seen; null where it does not vary"),
+        "held_out_r2": Column(_REAL, "R2 on the same masks"),
+        "relative_error": Column(_REAL, "estimated relative error of the attributions: root of summed squared standard errors over attributions"),
+        "intact": Column(_REAL, "target with no token cut"), "ablated": Column(_REAL, "target with these heads cut off from all tokens"),
+        "sum": Column(_REAL, "sum of the attributions; target units"),
+        "patches_checked": Column(_INT, "patches that were halved in the search"),
+        "patches_agreeing": Column(_INT, "those whose attribution as a whole is the sum of their parts' within error"),
+    },
+)  # fmt: skip
+
+IMAGE_SHARES = Table(
+    "image shares",
+    {
+        "id": _ID, "what": _AMOUNT,
+        "object": Column(_REAL, "share of it that lies in the main object; null where there is nothing to divide"),
+        "others": Column(_REAL, "in the other known objects"), "background": Column(_REAL, "in neither"),
+        "placed": Column(_REAL, "part of it that belongs to tokens whose place is known, and so is divided here"),
+    },
+)
+
+IMAGE_SHARE_MEANS = Table(
+    "image share means",
+    {
+        "what": _AMOUNT, "part": Column(_TEXT, "'object' (the main one), 'others' or 'background'"),
+        "mean": Column(_REAL, "share, mean over examples"),
+        "low": Column(_REAL, "lower end of its confidence interval over pictures"), "high": Column(_REAL, "upper end"),
+        "over": Column(_REAL, "share minus the share of 'even', mean over examples"),
+        "over_low": Column(_REAL, "lower end of its confidence interval over pictures"), "over_high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "p-value of no difference from 'even'"), "p_holm": Column(_REAL, "the same, corrected for the three parts"),
+        "examples": Column(_INT, "examples with known objects and places"), "pictures": Column(_INT, "different pictures among them"),
+    },
+)  # fmt: skip
+
+IMAGE_SPARSITY = Table(
+    "image sparsity",
+    {
+        "id": _ID, "what": Column(_TEXT, "'attribution', 'top heads' (attribution with the top heads alone) or 'attention'"),
+        "tokens": Column(_INT, "fewest image tokens that hold 80 % of it; null where there is nothing to hold"),
+        "of": Column(_INT, "image tokens"), "share": Column(_REAL, "tokens / of, 0..1"),
+    },
+)  # fmt: skip
+
+IMAGE_CURVES = Table(
+    "image curves",
+    {
+        "what": Column(_TEXT, "as in the image sparsity"), "percent": Column(_REAL, "image tokens, largest first, percent of all"),
+        "held": Column(_REAL, "share of the summed sizes that they hold, mean over examples"),
+        "low": Column(_REAL, "lower end of its confidence interval over pictures"), "high": Column(_REAL, "upper end"),
+    },
+)  # fmt: skip
+
+IMAGE_BACKGROUND = Table(
+    "image background",
+    {
+        "id": _ID, "token": _IMAGE_TOKEN,
+        "attribution": Column(_REAL, "attribution of a token that lies wholly outside all known objects; target units; sorted by falling size"),
+        "low": Column(_REAL, "lower end of its confidence interval over the draw of masks, which excludes 0"), "high": Column(_REAL, "upper end"),
+        "p": Column(_REAL, "p-value of no attribution"),
+        "q": Column(_REAL, "the same adjusted by Benjamini and Hochberg over all such tokens of all examples"),
+        "attention": Column(_REAL, "weight of the final token's attention on it, 0..1"),
+        **_PLACE,
+    },
+)  # fmt: skip
 
 _WAY = Column(_TEXT, "what becomes of the other image tokens: 'baseline' (the text reads their twins), 'closed' (the text cannot see them) or "
                      "'removed' (the decoder never sees them)")  # fmt: skip

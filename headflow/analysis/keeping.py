@@ -28,9 +28,6 @@ WAYS = ("baseline", "closed", "removed")
 MEASURES = ("accuracy", "target")
 _COLUMNS = {"accuracy": "right", "target": "target"}
 
-Scores = Sequence[Float[np.ndarray, " image"] | None]
-"""One array of scores an example; None where this selection has none."""
-
 
 def attribution_scores(table: pl.DataFrame, ids: Sequence[str], selectable: Sequence[Bool[np.ndarray, " image"]]) -> list[Float[np.ndarray, " image"]]:
     """Scores of every example's image span from a table of image-token attributions; structural tokens get none (nan).
@@ -59,18 +56,32 @@ def attribution_scores(table: pl.DataFrame, ids: Sequence[str], selectable: Sequ
     return found
 
 
-def position_prior(scores: Scores, layouts: Sequence[object], pictures: Sequence[object]) -> list[Float[np.ndarray, " image"] | None]:
-    """For each example the mean score at each place over the examples of all *other* pictures whose image tokens stand as its own do; None where
-    there is none.
+def position_priors(
+    table: pl.DataFrame, ids: Sequence[str], sizes: Sequence[object], pictures: Sequence[object]
+) -> list[Float[np.ndarray, " places"] | None]:
+    """For each example the mean attribution at each place over the examples of all *other* pictures whose image tokens stand as its own do.
+
+    They do where the same places are listed, and, in a table in which not all examples list the same, where the pictures have one size too.
 
     Args:
-        scores: attributions of each example.
-        layouts: examples with the same entry have their image tokens at the same places.
+        table: image-token attributions, as in :func:`attribution_scores`.
+        sizes: size of each example's picture.
         pictures: examples with the same entry ask about one picture.
+
+    Returns:
+        Scores up to the last place listed anywhere, nan where a place is not listed; None for an example that has no such other.
     """
+    length = int(table["token"].max() or 0) + 1 if len(table) else 0
+    parts = {name: part.select("token", "attribution").to_numpy() for (name,), part in table.partition_by("id", as_dict=True).items()}
+    scores = np.full((len(ids), length), np.nan)
+    for row, name in zip(scores, ids, strict=True):
+        if name in parts:
+            row[parts[name][:, 0].astype(int)] = parts[name][:, 1]
+    patterns = [row.tobytes() for row in np.isfinite(scores)]
+    layouts = patterns if len(set(patterns)) == 1 else list(zip(patterns, sizes, strict=True))
     found: list[np.ndarray | None] = []
     for layout, picture in zip(layouts, pictures, strict=True):
-        others = [score for score, a, b in zip(scores, layouts, pictures, strict=True) if a == layout and b != picture and score is not None]
+        others = [score for score, a, b in zip(scores, layouts, pictures, strict=True) if a == layout and b != picture]
         found.append(np.mean(others, 0) if others else None)
     return found
 

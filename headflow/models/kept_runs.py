@@ -7,8 +7,7 @@ that goes shows its baseline twin, or nothing. ``removed`` runs the decoder over
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 from headflow.ablation import BatchSize
 from headflow.batching import batch_of, run_in_batches
 from headflow.errors import HeadflowError
-from headflow.execution.fingerprint import digest
 from headflow.gates import Gate
 from headflow.models import keeping
 from headflow.models.baselines import Baseline, closed_baseline
@@ -29,13 +27,9 @@ from headflow.suffix import make_bank, prepared, run_suffix
 from headflow.targets import Target
 
 Way = Literal["baseline", "closed", "removed"]
+WAYS = get_args(Way)
 TARGET, FIRST, RIGHT = 0, 1, 2
 """Columns of what is measured: the target; 1 where greedy decoding gives the answer's first token; 1 where it gives the whole answer and ends it."""
-
-
-def code_version() -> str:
-    """SHA-256 of the code that decides these numbers beside the engine's."""
-    return digest(*(Path(file).read_bytes() for file in (__file__, keeping.__file__)))
 
 
 def answer_and_ends(lvlm: LVLM, spoken: Sequence[int], longest: int) -> tuple[list[int], list[int]]:

@@ -44,15 +44,26 @@ def test_attributions_become_scores_of_places():
             keeping.attribution_scores(broken, ["a", "b"], selectable)
 
 
+def listed(scores: dict[str, list[float | None]]) -> pl.DataFrame:
+    """A table of image-token attributions; None = not listed."""
+    rows = [(name, place, float(value)) for name, values in scores.items() for place, value in enumerate(values) if value is not None]
+    return pl.DataFrame(rows, schema={"id": pl.String, "token": pl.Int64, "attribution": pl.Float64}, orient="row")
+
+
 def test_the_position_prior_never_sees_the_picture_itself():
-    scores = [np.array(row, float) for row in ([1, 2], [3, 4], [5, 6], [100, 100], [7, 8])]
-    found = keeping.position_prior(scores, ["x", "x", "x", "y", "x"], [0, 0, 1, 2, 3])
-    np.testing.assert_allclose(found[0], [6, 7])  # without the other question about the same picture
-    np.testing.assert_allclose(found[1], [6, 7])
-    np.testing.assert_allclose(found[2], [11 / 3, 14 / 3])
-    assert found[3] is None  # the only picture of its layout
-    changed = [np.array([50.0, -50.0]), *scores[1:]]
-    assert np.array_equal(keeping.position_prior(changed, ["x", "x", "x", "y", "x"], [0, 0, 1, 2, 3])[0], found[0])
+    scores = {"a": [1, 2], "b": [3, 4], "c": [5, 6], "d": [7, 8]}
+    sizes, pictures = ["32x32"] * 4, [0, 0, 1, 2]
+    found = keeping.position_priors(listed(scores), list(scores), sizes, pictures)
+    np.testing.assert_allclose(found, [[6, 7], [6, 7], [11 / 3, 14 / 3], [3, 4]])  # a and b ask about one picture
+    changed = keeping.position_priors(listed({**scores, "a": [50, -50]}), list(scores), sizes, pictures)
+    assert np.array_equal(changed[0], found[0]) and not np.array_equal(changed[2], found[2])
+
+
+def test_the_position_prior_keeps_to_pictures_whose_tokens_stand_alike():
+    scores = {"a": [1, None, 2], "b": [3, None, 4], "c": [5, 6, None], "d": [7, None, 8], "e": [9, None, 10]}
+    found = keeping.position_priors(listed(scores), list(scores), ["2x1", "2x1", "2x1", "1x2", "2x1"], range(5))
+    np.testing.assert_allclose(found[0], [6, np.nan, 7])
+    assert found[2] is None and found[3] is None  # other places; another shape
 
 
 def test_random_orders_depend_on_seed_and_example_alone():
@@ -165,7 +176,7 @@ def test_the_leader_is_told_by_paired_differences():
 
 def test_intervals_and_tests_keep_their_word():
     """Over many draws of pictures: intervals of differences hold the truth at their level, and without a difference few pairs are called different."""
-    rounds, covered, called = 250, 0, 0
+    rounds, covered, called = 120, 0, 0
     for seed in range(rounds):
         random = np.random.default_rng([5, seed])
         common = random.normal(size=(20, 1))
@@ -173,8 +184,8 @@ def test_intervals_and_tests_keep_their_word():
         found = keeping.differences(kept(values)).filter(measure="target")
         covered += int(((found["low"] <= 0) & (found["high"] >= 0)).sum())
         called += bool((found["p_holm"] < 0.05).any())
-    assert 0.93 < covered / (3 * rounds) < 0.97
-    assert called / rounds < 0.08
+    assert 0.92 < covered / (3 * rounds) < 0.98
+    assert called / rounds < 0.1
 
 
 def test_the_interval_of_the_smallest_share_holds_the_true_one():
