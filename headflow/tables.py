@@ -613,8 +613,9 @@ FLOW_DEPTHS = Table(
         "effect": Column(_REAL, "mean effect of closing the route in all layers; target units"),
         "effect_low": Column(_REAL, "lower end of its confidence interval over pictures"), "effect_high": Column(_REAL, "upper end"),
         "effect_p": Column(_REAL, "p-value of no effect"),
+        "share": Column(_REAL, "the effect over the mean effect of the route 'picture'; null where that cannot be told from 0"),
         "depth": Column(_REAL, "mean decoder layer, weighted by what closing a layer adds when all above or all below it are closed; "
-                        "null where the effect cannot be told from 0, or where layers pull in opposite directions"),
+                        "null where the effect cannot be told from 0 or is below 1 % of the picture's, or where layers pull in opposite directions"),
         "depth_low": Column(_REAL, "lower end of its bootstrap interval over pictures"), "depth_high": Column(_REAL, "upper end"),
         "window_depth": Column(_REAL, "mean middle of those sliding windows whose interval lies above 0, weighted by their mean effects; null if none does"),
         "first": Column(_REAL, "middle of the first window whose interval lies above 0, all windows of the route taken together (Bonferroni); null if none"),
@@ -643,7 +644,7 @@ _PLACE = {
 }  # fmt: skip
 _IMAGE_TOKEN = Column(_INT, "place in the image span (among the picture's keys under cross-attention), 0 = first")
 _AMOUNT = Column(_TEXT, "what is divided: 'attribution' (its size), 'positive' (attribution above 0), 'net' (its signed sum), 'top heads' (size of the "
-                 "attribution with the top heads alone), 'attention' (of the final token, mean over heads and layers), 'even' (all tokens alike) or 'area'")  # fmt: skip
+                 "attribution with the top heads alone), 'attention' (of the final token, mean over heads and layers), 'even' (all tokens alike), 'area'")  # fmt: skip
 
 IMAGE_TOKENS = Table(
     "image tokens",

@@ -63,8 +63,8 @@ def main(params: Params, key: str) -> None:
     FLOW_DEPTHS.write(depths, folder / "flow_depths.parquet")
     FLOW_CONTRASTS.write(contrasts, folder / "flow_contrasts.parquet")
     windows = bands.filter(closed="window").pivot("route", index="layer", values="mean", maintain_order=True)
-    write_csv(windows.select("layer", *(pl.col(name) if name in windows.columns else pl.lit(None, pl.Float64).alias(name) for name in ROUTES)), paths.plot("flow", key))
-    everywhere = bands.filter(closed="everywhere")
+    shown = [pl.col(name) if name in windows.columns else pl.lit(None, pl.Float64).alias(name) for name in ROUTES]
+    write_csv(windows.select("layer", *shown), paths.plot("flow", key))
     write_json(
         paths.metrics("trace_flow", key),
         {
@@ -76,14 +76,16 @@ def main(params: Params, key: str) -> None:
             "masked_forwards": sum(len(masks) for _, masks in planned),
             "largest_gap_intact_to_stock": float(np.abs(np.array(intact) - subjects.rows["stock_target"].to_numpy()).max()),
             "left_out": [name for name in ROUTES if name not in effects],
-            "effects": {row["route"]: {part: row[part] for part in ("mean", "low", "high", "share")} for row in everywhere.iter_rows(named=True)},
-            "depths": {row["route"]: {part: row[part] for part in ("depth", "depth_low", "depth_high", "window_depth", "first")} for row in depths.iter_rows(named=True)},
-            "contrasts": {
-                f"{row['measure']}: {row['route']} - {row['other']}": {part: row[part] for part in ("difference", "low", "high", "p")}
-                for row in contrasts.iter_rows(named=True)
-            },
+            "effects": by_name(bands.filter(closed="everywhere"), "{route}", "mean", "low", "high", "share"),
+            "depths": by_name(depths, "{route}", "depth", "depth_low", "depth_high", "window_depth", "first"),
+            "contrasts": by_name(contrasts, "{measure}: {route} - {other}", "difference", "low", "high", "p"),
         },
-    )  # fmt: skip
+    )
+
+
+def by_name(table: pl.DataFrame, name: str, *columns: str) -> dict[str, dict[str, float | None]]:
+    """Some columns of every row, under a name made of the others."""
+    return {name.format(**row): {column: row[column] for column in columns} for row in table.iter_rows(named=True)}
 
 
 if __name__ == "__main__":

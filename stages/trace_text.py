@@ -112,10 +112,8 @@ def metrics(tables: dict, examples: int, chosen: np.ndarray, bands: list, plans:
     """The main numbers; null where one is unknown."""
     fits, by_role, contrasts = (tables[name][1] for name in ("text_fits", "text_roles", "text_contrasts"))
     whole = by_role.filter(pl.col("window").is_null())
-    shares = {
-        heads: {row["role"]: {part: row[part] for part in ("share", "share_low", "share_high", "mean")} for row in whole.filter(heads=heads).iter_rows(named=True)}
-        for heads in tracing.HEADS
-    }  # fmt: skip
+    numbers = ("share", "share_low", "share_high", "mean")
+    shares = {heads: {row["role"]: {part: row[part] for part in numbers} for row in whole.filter(heads=heads).to_dicts()} for heads in tracing.HEADS}
     r = {heads: fits.filter(heads=heads)["held_out_r"].drop_nulls() for heads in tracing.HEADS}
     return {
         "examples": examples,

@@ -3,8 +3,8 @@
 Single windows show little where a route is redundant over layers: what one window loses another makes up for. So each route is also closed from
 a layer on and below a layer. Going down from the last layer, each further layer closed adds something to the fall of the target, and going up
 from the first likewise; a layer's *part* is the mean of the two. Parts add up to the effect of the whole route, whatever the redundancy: they
-are what Shapley values would be over these two orders of closing alone. The *depth* of a route is the mean layer, weighted by the size of its
-mean part over examples.
+are what Shapley values would be over these two orders of closing alone. The *depth* of a route is the mean layer weighted by its parts. Parts keep
+their sign there, as the sizes of parts that are nothing but noise would pull every depth to the middle of the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,9 @@ from headflow.tracing.bands import Band, Sweep
 from headflow.tracing.intervals import Estimate, bootstrap, mean, percentiles, ratio, settled
 
 PICTURE, ALL = "picture", "all"
+LEAST = 0.01
+"""Share of the picture's effect below which nothing is said of a route's depth."""
+_OPPOSED = 0.25  # share of a route's effect that layers may take the other way before its depth is left open
 CLOSED = ("window", "from", "below", "everywhere")
 
 
@@ -102,16 +105,17 @@ class Flow:
         for route in self.routes:
             values = self.effects[route][self.whole]
             effect, (depth, _) = self._mean(values), self._depths[route]
-            told = self._told(effect)
+            share = ratio(values[:, None], self.total, self.pictures, self.confidence)
             windows = np.stack([self.effects[route][band] for band in self.sweep.windows], 1)
             middles = np.array([self._middle(band) for band in self.sweep.windows])
             means = mean(windows, self.pictures, self.confidence, tests=len(middles))
             # Rounding is no finding, here as elsewhere.
-            above = middles[(means.low > 0) & (settled(means.p, means.value, float(np.nanmean(self.total))) < 1)]
+            matter = (means.low > 0) & (settled(means.p, means.value, float(np.nanmean(self.total))) < 1)
+            above, weight = middles[matter], means.value[matter]
             rows.append(
                 {"route": route, "effect": float(effect.value), "effect_low": float(effect.low), "effect_high": float(effect.high)}
-                | {"effect_p": float(effect.p), "depth": float(depth.value), "depth_low": float(depth.low), "depth_high": float(depth.high)}
-                | {"window_depth": float(_weighted_mean(middles, means.value)) if told else np.nan}
+                | {"effect_p": float(effect.p), "share": float(share.value[0]), "depth": float(depth.value), "depth_low": float(depth.low), "depth_high": float(depth.high)}
+                | {"window_depth": float(weight @ above / weight.sum()) if len(above) else np.nan}
                 | {"first": float(above[0]) if len(above) else np.nan, "last": float(above[-1]) if len(above) else np.nan}
                 | {"examples": int(np.isfinite(values).sum())}
             )  # fmt: skip
@@ -139,19 +143,32 @@ class Flow:
         return Estimate(*(part[0] for part in (found.value, found.low, found.high, found.p)))
 
     def _depth(self, route: str) -> tuple[Estimate, Float[np.ndarray, "draws"]]:
-        """Mean layer of a route's parts and its bootstrap draws; nan where the effect cannot be told from zero."""
+        """Mean layer of a route's parts and its bootstrap draws; nan where the effect cannot be told from zero or is little."""
         parts = self.parts(route)
         known = np.isfinite(parts).all(1)
         middles = np.array([self._middle(block) for block in self.sweep.blocks])
         parts, weights = parts[known], self._weights[:, known]
         nothing = np.full(len(weights), np.nan)
-        if not self._told(self._mean(self.effects[route][self.whole])):
+        effect = self._mean(self.effects[route][self.whole])
+        if not self._told(effect) or abs(effect.value) < LEAST * abs(np.nanmean(self.total)):
             return Estimate(*[np.float64(np.nan)] * 4), nothing
-        value = float(_weighted_mean(middles, parts.mean(0)))
-        drawn = _weighted_mean(middles, weights @ parts)
+        if self._opposed(parts, self.pictures[known]):
+            return Estimate(*[np.float64(np.nan)] * 4), nothing
+        ends = middles[0], middles[-1]  # parts of another sign can put a mean beyond them
+        sums, weighted = parts.sum(1), parts @ middles
+        value = float(np.clip(weighted.mean() / sums.mean(), *ends))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn = np.clip((weights @ weighted) / (weights @ sums), *ends)
         if len(set(self.pictures[known].tolist())) < 2:
             return Estimate(np.float64(value), *[np.float64(np.nan)] * 3), nothing
         return percentiles(value, drawn, self.confidence), drawn
+
+    def _opposed(self, parts: Float[np.ndarray, "examples blocks"], pictures: Int[np.ndarray, "examples"]) -> bool:
+        """Whether layers surely pull against the route's effect by so much that a mean layer says nothing."""
+        found = mean(parts, pictures, self.confidence, tests=parts.shape[1])
+        total = float(parts.sum(1).mean())
+        against = (found.high < 0) if total > 0 else (found.low > 0)
+        return bool(np.abs(found.value[against]).sum() > _OPPOSED * abs(total))
 
     def _mean(self, values: Float[np.ndarray, "examples"]) -> Estimate:
         found = mean(values, self.pictures, self.confidence)
@@ -166,13 +183,6 @@ class Flow:
     def _middle(self, band: Band) -> float:
         """Mean decoder layer of a band."""
         return float(np.mean(self.decoder_layers[band[0] : band[1]]))
-
-
-def _weighted_mean(places: Float[np.ndarray, "places"], parts: Float[np.ndarray, "*draws places"]) -> Float[np.ndarray, "*draws"]:
-    """Mean place by the size of its part; nan where all parts are nothing."""
-    size = np.abs(parts)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return size @ places / size.sum(-1)
 
 
 def _table(rows: list[dict], table: Table) -> pl.DataFrame:

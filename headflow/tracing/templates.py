@@ -115,11 +115,9 @@ def align(tokens: Sequence[Sequence[str]], roles: Sequence[Sequence[str]]) -> tu
 def _slot(role: str, words: list[list[str]], places: list[list[int]]) -> Slot:
     texts = Counter(_joined(mine) for mine in words if mine)
     common = [text for text, _ in texts.most_common(_NAMED)]
-    if len(texts) == 1 and all(len(mine) <= 1 for mine in words):
-        text = common[0]
-    else:
-        text = f"⟨{' | '.join([*common, GAP] if len(texts) > _NAMED else common)}⟩"
-    return Slot(role, text, tuple(map(tuple, places)))
+    single = len(texts) == 1 and all(len(mine) <= 1 for mine in words)
+    named = common[0] if single else f"⟨{' | '.join([*common, GAP] if len(texts) > _NAMED else common)}⟩"
+    return Slot(role, named, tuple(map(tuple, places)))
 
 
 def _joined(pieces: Sequence[str]) -> str:
