@@ -32,6 +32,10 @@ _BLOCK = 1024  # kinds of pixels at once
 _ROUNDING = 1e-6
 # Less of its rectangle than this filled: the token shows places that lie apart.
 _FILLED = 0.5
+# Views whose pixels differ less in size are of one scale.
+_SAME_SCALE = 0.1
+# Gap between boxes that is no gap in the picture, as a share of a box's side.
+_GAP = 0.03
 # Error of a place where nothing is scaled, pixels; see origins.
 _MEASURED = 0.02
 
@@ -64,7 +68,7 @@ _known: WeakKeyDictionary[torch.nn.Module, dict[tuple, Places]] = WeakKeyDiction
 def places(capture: Capture) -> Places:
     """The places of an example's image tokens; measured once for each model, picture size and layout, then remembered.
 
-    Costs some thirty pictures in the processor, two forwards of the vision tower, and two dozen gradients through its first and last
+    Costs some twenty pictures in the processor, two forwards of the vision tower, and two dozen gradients through its first and last
     layers (some 350 where features are interpolated). Attention in the vision tower is switched off meanwhile, for this thread alone.
 
     Raises:
@@ -93,10 +97,9 @@ def _measure(capture: Capture) -> Places:
     entry, token = pairs
     if not len(entry):
         return Places(nowhere, size, 0.0, False, "no pixel reaches any image token")
-    boxes, filled = _boxes(where[:, entry], token, tokens)
+    boxes, filled = _boxes(where[:, entry], token, tokens, size)
     if not filled > _FILLED:
         return Places(nowhere, size, 0.0, False, "image tokens show places that lie apart from each other")
-    boxes = _snapped(boxes.clip(0, [*size, *size]))
     return Places(boxes, size, _covered(boxes, size), True)
 
 
@@ -174,42 +177,59 @@ def _answers(
     return hits.reshape(len(first), -1)[:, : len(groups)].astype(bool), kinds
 
 
-def _boxes(where: Float[np.ndarray, "2 pairs"], token: Int[np.ndarray, " pairs"], tokens: int) -> tuple[Float[np.ndarray, "tokens 4"], float]:
+def _boxes(
+    where: Float[np.ndarray, "2 pairs"], token: Int[np.ndarray, " pairs"], tokens: int, size: tuple[int, int]
+) -> tuple[Float[np.ndarray, "tokens 4"], float]:
     """The rectangle of each token's pixels, and the least share of such a rectangle that its pixels fill."""
     boxes, filled = np.full((tokens, 4), np.nan), 1.0
     order = np.argsort(token, kind="stable")
     numbers, starts = np.unique(token[order], return_index=True)
-    for number, mine in zip(numbers, np.split(order, starts[1:]), strict=True):
-        (left, right, columns, x), (top, bottom, rows, y) = _edges(where[0, mine]), _edges(where[1, mine])
-        boxes[number] = left, top, right, bottom
-        filled = min(filled, len(np.unique(x * rows + y)) / (columns * rows))
+    lattices = [[_lattice(where[axis, mine]) for axis in (0, 1)] for mine in np.split(order, starts[1:])]
+    for (columns, x), (rows, y) in lattices:
+        filled = min(filled, len(np.unique(x * len(rows) + y)) / (len(columns) * len(rows)))
+    for axis, length in enumerate(size):
+        centres = [both[axis][0] for both in lattices]
+        pitch = _pitches(centres)
+        # Medians: at the picture's border resampling averages what is left inside, and the outermost pixels lie too far in.
+        first = np.array([np.median(middle - step * np.arange(len(middle))) for middle, step in zip(centres, pitch, strict=True)])
+        edges = np.array([first - pitch / 2, first + pitch * np.array([len(middle) - 0.5 for middle in centres])]).clip(0, length)
+        for border in (0, length):
+            edges = np.where(np.abs(edges - border) < pitch / 2, border, edges)
+        # What is nearer to the border of whole pixels than can be measured lies there.
+        boxes[numbers, axis], boxes[numbers, axis + 2] = np.where(np.abs(edges - np.rint(edges)) < _MEASURED, np.rint(edges), edges)
     return boxes, filled
 
 
-def _edges(centres: Float[np.ndarray, " entries"]) -> tuple[float, float, int, Int[np.ndarray, " entries"]]:
-    """Of evenly spaced pixels: outer edges of the first and last, their number, and the number of each entry's."""
-    order = np.argsort(centres)
-    gaps = np.diff(centres[order])
-    widest = gaps.max(initial=0.0)
-    if not widest:
-        return float(centres[0]) - 0.5, float(centres[0]) + 0.5, 1, np.zeros(len(centres), dtype=int)
-    number = np.empty(len(centres), dtype=int)
-    number[order] = np.concatenate([[0], np.cumsum(gaps > widest / 2)])
-    middle = np.bincount(number, centres) / np.bincount(number)
-    # Medians of slopes and offsets: resampling at the picture's border, which averages what is left inside, moves the outermost pixels.
-    pitch = float(theilslopes(middle).slope)
-    first = float(np.median(middle - pitch * np.arange(len(middle))))
-    return first - pitch / 2, first + pitch * (len(middle) - 0.5), len(middle), number
+def _lattice(places: Float[np.ndarray, " entries"]) -> tuple[Float[np.ndarray, " columns"], Int[np.ndarray, " entries"]]:
+    """One token's pixels along one axis: the middle of each column of them, in order, and the column that each entry is in."""
+    order = np.argsort(places)
+    gaps = np.diff(places[order])
+    column = np.zeros(len(places), dtype=int)
+    column[order[1:]] = np.cumsum(gaps > max(gaps.max(initial=0.0) / 2, _MEASURED))
+    return np.bincount(column, places) / np.bincount(column), column
 
 
-def _snapped(boxes: Float[np.ndarray, "image 4"]) -> Float[np.ndarray, "image 4"]:
-    """Edges that lie on a border between two pixels, as far as can be measured, put there."""
-    return np.where(np.abs(boxes - np.rint(boxes)) < _MEASURED, np.rint(boxes), boxes)
+def _pitches(centres: list[Float[np.ndarray, " columns"]]) -> Float[np.ndarray, " placed"]:
+    """Distance of the columns of pixels, token by token: the median over tokens with about the same one, so over views of one scale.
+
+    A token that has a single column (cut off at the end of a tile) gets that of the nearest token with more; one pixel if there is none.
+    """
+    own = np.array([theilslopes(middle).slope if len(middle) > 1 else 0.0 for middle in centres])
+    known = np.flatnonzero(own)
+    if not len(known):
+        return np.ones(len(own))
+    own = own[known[np.abs(np.arange(len(own))[:, None] - known).argmin(1)]]
+    order = np.argsort(own)
+    scale = np.zeros(len(own), dtype=int)
+    scale[order[1:]] = np.cumsum(np.diff(own[order]) > _SAME_SCALE * own[order[:-1]])
+    return np.array([np.median(own[scale == number]) for number in range(scale.max() + 1)])[scale]
 
 
 def _covered(boxes: Float[np.ndarray, "image 4"], size: tuple[int, int]) -> float:
-    """Share of the pixels whose middle lies in a box."""
+    """Share of the pixels whose middle lies in a box, or closer to one than boxes are exact."""
     inside = np.zeros(size[::-1], dtype=bool)
-    for left, top, right, bottom in np.rint(boxes[np.isfinite(boxes[:, 0])]).astype(int):
+    found = boxes[np.isfinite(boxes[:, 0])]
+    room = _GAP * np.tile(found[:, 2:] - found[:, :2], 2) * [-1, -1, 1, 1]
+    for left, top, right, bottom in np.rint(found + room).clip(0).astype(int):
         inside[top:bottom, left:right] = True
     return float(inside.mean())

@@ -19,7 +19,7 @@ from tests.families import FAMILIES, QUESTION
 WIDE = (40, 24)
 NOWHERE = np.full((1, 4), np.nan)
 # Where resampling averages several pixels, those at the border of a picture lie a little further in: share of a box's side.
-TOLERANCE = 0.05
+TOLERANCE = 0.025
 # Reach of Lanczos resampling, 3 of the processor's pixels, over the smallest token, 4 of them.
 BLUR = 0.75
 # The last product of attention in a block, by the names that towers give it.
