@@ -278,6 +278,29 @@ class FlowParams(Group):
     seed: Seed = Field(0, description="seed of the bootstrap draws")
 
 
+class ImageTokensParams(Group):
+    """Which image tokens give the picture (stage trace_image); target and baseline are those of `features`."""
+
+    alone: int = Field(100, ge=8, le=10_000, description="up to so many image tokens are cut each alone; more are cut in so many patches, found by a search")
+    count: int = Field(96, ge=16, le=1_000_000, description="fit masks per example, those of the search included")
+    corners: int = Field(
+        32, ge=8, le=4096, description="masks at which the local differences of all tokens are taken (about 2.7 masked runs each), the search's included; even"
+    )
+    held_out: int = Field(48, ge=20, le=100_000, description="independent masks that judge the fit")
+    search: float = Field(0.5, gt=0.0, lt=1.0, description="share of fit masks and corners that looks for patches, where there are too many tokens")
+    top: bool = Field(True, description="also with the top heads alone")
+    top_heads: int | None = Field(None, ge=1, description="first heads of the mean head attribution that are traced alone; null = as many as top_share takes")
+    top_share: float = Field(0.8, gt=0.0, le=1.0, description="share of the summed mean attribution that the top heads hold")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
+    seed: Seed = Field(0, description="seed of the masks")
+
+    @model_validator(mode="after")
+    def _even_corners(self) -> "ImageTokensParams":
+        if self.corners % 2:
+            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+        return self
+
+
 class KeepingParams(Group):
     """How few image tokens keep the answer (stage keep_image_tokens)."""
 
@@ -315,7 +338,8 @@ class ReadingParams(Group):
     heads: int = Field(8, ge=1, le=1000, description="heads of largest mean attribution that are looked at one by one")
     examples: int = Field(12, ge=1, le=10_000, description="explained examples with maps, the first ones; the typical ones of each cluster come on top")
     typical: int = Field(3, ge=0, le=50, description="most typical examples of each cluster of heads with maps; at most clusters.typical are known")
-    corners: int = Field(8, ge=2, le=4096, description="states of all image tokens, and of all heads, over which effects are averaged; even")
+    token_corners: int = Field(32, ge=2, le=4096, description="states of all image tokens over which the maps of what heads pass on are averaged; even")
+    head_corners: int = Field(8, ge=2, le=4096, description="states of all heads over which what each adds by itself is averaged; even")
     words: int = Field(8, ge=1, le=1000, description="words listed for each head, those that it raises most")
     draws: int = Field(499, ge=50, le=100_000, description="bootstrap draws of pictures behind each interval of a share")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
@@ -323,8 +347,9 @@ class ReadingParams(Group):
 
     @model_validator(mode="after")
     def _whole_pairs(self) -> "ReadingParams":
-        if self.corners % 2:
-            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+        for name in ("token_corners", "head_corners"):
+            if getattr(self, name) % 2:
+                raise ValueError(f"{name} = {getattr(self, name)}: they come in pairs; take an even number")
         return self
 
 
@@ -353,6 +378,7 @@ class Params(Group):
     faithfulness: FaithfulnessParams = Field(default_factory=FaithfulnessParams)
     text_tokens: TextTokensParams = Field(default_factory=TextTokensParams)
     flow: FlowParams = Field(default_factory=FlowParams)
+    image_tokens: ImageTokensParams = Field(default_factory=ImageTokensParams)
     keeping: KeepingParams = Field(default_factory=KeepingParams)
     reading: ReadingParams = Field(default_factory=ReadingParams)
     report: ReportParams = Field(default_factory=ReportParams)

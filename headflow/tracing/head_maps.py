@@ -2,7 +2,12 @@
 
 Two maps over the image tokens for each head: its *attention* in the stock model, and its *attribution*, what each token does to the target through this head
 alone. The second is the head's part of :func:`headflow.local_differences.token_effects`: the exact change of the head's output when the token turns from the
-baseline to real, times the slope of the target by that output; averaged over random complementary corners of the cube of all tokens.
+baseline to real, times the slope of the target by that output.
+
+It is averaged over corners of the cube of all tokens with every share of them real, from none to all, as Shapley values are (G. Owen, *Multilinear extensions
+of games*, Management Science 18, 1972). Tokens of one object stand in for each other: with half of all tokens real the answer hardly suffers, and an average over
+such corners alone (Banzhaf values) says of every token that it adds next to nothing. Over all shares the maps add up, over tokens and heads and but for what is lost by
+taking slopes, to the whole effect of the picture.
 """
 
 from collections.abc import Sequence
@@ -13,7 +18,7 @@ import torch
 from jaxtyping import Float
 
 from headflow.ablation import BatchSize
-from headflow.attribution.masks import sample_masks
+from headflow.attribution.masks import sample_corners
 from headflow.components import ImageTokens
 from headflow.gates import ablate_heads
 from headflow.local_differences import token_effects
@@ -24,6 +29,7 @@ from headflow.tables import CLUSTER_MAPS, HEAD_MAPS, Table
 from headflow.targets import Kind, Target
 
 Head = tuple[int, int]
+_AT_ONCE = 1 << 24  # numbers (corners × heads × tokens) that are held at a time
 
 
 @torch.no_grad()
@@ -53,24 +59,25 @@ def attention_maps(capture: Capture) -> tuple[Float[np.ndarray, "layers heads im
 
 
 def attribution_maps(
-    capture: Capture, *, corners: int = 8, seed: int = 0, baseline: Baseline | str = "blank", target: Target | Kind | None = None,
+    capture: Capture, *, corners: int = 32, seed: int = 0, baseline: Baseline | str = "blank", target: Target | Kind | None = None,
     batch_size: BatchSize = "auto",
 ) -> Float[np.ndarray, "layers heads image"]:  # fmt: skip
-    """What each image token does to the target through each head, mean over ``corners`` random corners, in target units.
+    """What each image token does to the target through each head, in target units.
 
     Args:
         capture, baseline, target, batch_size: as for :func:`headflow.ablation.run_masks`.
-        corners: states of all image tokens at which the effects are taken, in complementary pairs.
+        corners: states of all image tokens over which the effects are averaged, in complementary pairs.
         seed: of the corners.
     """
     components = each_token(capture)
-    masks = sample_masks(1, len(components.groups), corners, design="antithetic", seed=seed, stream="corners of image tokens")[:, 0]
-    total: np.ndarray | float = 0.0
-    for pair in range(0, len(masks), 2):  # all heads × all tokens of a few corners at a time
+    masks = sample_corners(1, len(components.groups), corners, estimand="shapley", seed=seed)[:, 0]
+    total = np.zeros((capture.lvlm.layers, capture.lvlm.heads, len(components.groups)))
+    step = max(1, _AT_ONCE // total.size)
+    for start in range(0, len(masks), step):
         _, effects = token_effects(
-            capture, masks[pair : pair + 2], components=components, baseline=baseline, target=target, batch_size=batch_size, by_head=True
+            capture, masks[start : start + step], components=components, baseline=baseline, target=target, batch_size=batch_size, by_head=True
         )
-        total = total + effects.sum(0, dtype=float)
+        total += effects.sum(0, dtype=float)
     return (total / len(masks)).astype(np.float32)
 
 
