@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "HeadflowError": "headflow.errors",
-    "load": "headflow.models.lvlm",
+    "load": "headflow.models.loading",
     "run_masks": "headflow.ablation",
     "token_effects": "headflow.local_differences",
     "keep_tokens": "headflow.models.keeping",

@@ -23,7 +23,7 @@ _TRAINING = Path(".headflow/training")
 def main(params: Params, key: str) -> None:
     model, folder = params.model(key), paths.model_dir(key)
     if model.device_map != "auto" or model.quantization is not None:
-        from headflow.models.lvlm import check_machine
+        from headflow.models.loading import check_machine
 
         check_machine(model.device_map, model.dtype, model.quantization)
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
@@ -81,7 +81,8 @@ def plant(key: str, model: ModelParams, folder: Path) -> tuple[PreparedModel, di
 
 def describe_other(key: str, model: ModelParams) -> PreparedModel:
     """A hub model pinned to the commit that its revision stands for now, or a local one to the content of its files."""
-    from headflow.models.lvlm import read_config, text_shape
+    from headflow.models.loading import read_config
+    from headflow.models.lvlm import text_shape
 
     config: Any = read_config(model.id, revision=model.revision, trust_remote_code=model.trust_remote_code)
     decoder_layers, image_layers, layers, heads, kv_heads = text_shape(config.get_text_config())

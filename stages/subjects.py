@@ -11,7 +11,8 @@ from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, digest_json, engine_version
 from headflow.models.baselines import Baseline, blank_baseline, mean_baseline, swap_baseline
 from headflow.models.capture import Capture
-from headflow.models.lvlm import LVLM, load_prepared
+from headflow.models.loading import load_prepared
+from headflow.models.lvlm import LVLM
 from headflow.models.prepared import PreparedModel, read_prepared
 from headflow.params import Params
 from headflow.tables import EXAMPLES, FEATURES

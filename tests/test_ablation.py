@@ -15,7 +15,7 @@ from headflow.attention import NAME
 from headflow.errors import HeadflowError
 from headflow.gates import Gate, ablate_heads
 from headflow.models.baselines import Baseline, blank_baseline, closed_baseline, swap_baseline
-from headflow.models.lvlm import load
+from headflow.models.loading import load
 from headflow.targets import Target
 from tests import reference
 from tests.checkpoints import QUESTION

@@ -16,7 +16,7 @@ from headflow.attribution.shapley import mask_weights
 from headflow.datasets.planted import CATEGORIES, make_examples
 from headflow.models.baselines import mean_baseline
 from headflow.models.features import image_attention
-from headflow.models.lvlm import load
+from headflow.models.loading import load
 from headflow.models.planted.circuits import BASELINES, find_circuit
 
 # Two of each name.

@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from headflow.attribution.masks import mask_table
     from headflow.diagnosis import diagnose
-    from headflow.models.lvlm import load, open_picture
+    from headflow.models.loading import load
+    from headflow.models.lvlm import open_picture
 
     picture, question, examples, references = _example(params, arguments.picture, arguments.question)
     start = time.perf_counter()

@@ -10,7 +10,7 @@ import headflow
 from headflow.ablation import run_masks
 from headflow.checks import check_intervention
 from headflow.errors import HeadflowError
-from headflow.models.lvlm import check_machine, read_config
+from headflow.models.loading import check_machine, read_config
 from tests.checkpoints import QUESTION
 from tests.conftest import random_picture
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from headflow.errors import HeadflowError
-from headflow.models.lvlm import load_prepared
+from headflow.models.loading import load_prepared
 from headflow.models.prepared import PreparedModel, read_prepared
 
 DESCRIPTION = {

@@ -91,7 +91,7 @@ def set_params(folder: Path, **faithfulness: object) -> None:
 def test_tables_agree_with_the_model_run_by_hand(finished: Path) -> None:
     from headflow.ablation import run_masks
     from headflow.models.baselines import Baseline
-    from headflow.models.lvlm import load_prepared
+    from headflow.models.loading import load_prepared
     from headflow.targets import Target
 
     curves, rankings = CURVES.read(finished / DATA / "curves.parquet"), RANKINGS.read(finished / DATA / "rankings.parquet")

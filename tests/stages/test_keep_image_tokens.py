@@ -16,7 +16,8 @@ from headflow.files import read_json
 from headflow.gates import Gate
 from headflow.models import keeping
 from headflow.models.keeping import best, keep_tokens
-from headflow.models.lvlm import LVLM, load_prepared
+from headflow.models.loading import load_prepared
+from headflow.models.lvlm import LVLM
 from headflow.params import Params
 from headflow.tables import EXAMPLES, FEATURES, KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
 from headflow.targets import Target
