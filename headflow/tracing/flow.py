@@ -114,7 +114,8 @@ class Flow:
             above, weight = middles[matter], means.value[matter]
             rows.append(
                 {"route": route, "effect": float(effect.value), "effect_low": float(effect.low), "effect_high": float(effect.high)}
-                | {"effect_p": float(effect.p), "share": float(share.value[0]), "depth": float(depth.value), "depth_low": float(depth.low), "depth_high": float(depth.high)}
+                | {"effect_p": float(effect.p), "share": float(share.value[0])}
+                | {"depth": float(depth.value), "depth_low": float(depth.low), "depth_high": float(depth.high)}
                 | {"window_depth": float(weight @ above / weight.sum()) if len(above) else np.nan}
                 | {"first": float(above[0]) if len(above) else np.nan, "last": float(above[-1]) if len(above) else np.nan}
                 | {"examples": int(np.isfinite(values).sum())}

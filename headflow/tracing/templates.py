@@ -114,10 +114,10 @@ def align(tokens: Sequence[Sequence[str]], roles: Sequence[Sequence[str]]) -> tu
 
 def _slot(role: str, words: list[list[str]], places: list[list[int]]) -> Slot:
     texts = Counter(_joined(mine) for mine in words if mine)
-    common = [text for text, _ in texts.most_common(_NAMED)]
-    single = len(texts) == 1 and all(len(mine) <= 1 for mine in words)
-    named = common[0] if single else f"⟨{' | '.join([*common, GAP] if len(texts) > _NAMED else common)}⟩"
-    return Slot(role, named, tuple(map(tuple, places)))
+    if len(texts) == 1 and all(len(mine) <= 1 for mine in words):
+        return Slot(role, next(iter(texts)), tuple(map(tuple, places)))
+    common = [text.strip() for text, _ in texts.most_common(_NAMED)]
+    return Slot(role, f"⟨{' | '.join([*common, GAP] if len(texts) > _NAMED else common)}⟩", tuple(map(tuple, places)))
 
 
 def _joined(pieces: Sequence[str]) -> str:

@@ -66,15 +66,16 @@ def top_heads(contrasts: pl.DataFrame, top: int, of: int) -> str:
     if gap["low"] is None:
         return f"With one picture it cannot be told in general whether {which} write to the same tokens as all heads; here {profile}."
     change = f"{_points(gap['value'])} ({_points(gap['low'])} to {_points(gap['high'])})"
-    if -_SAME < gap["low"] and gap["high"] < _SAME and alike["low"] > _ALIKE:
-        return f"{which[0].upper()}{which[1:]} write to the same tokens as all heads: {profile}, and their share of the tokens after the question differs by {change}."
+    start = f"{which[0].upper()}{which[1:]} write"
+    if max(abs(gap["low"]), abs(gap["high"])) < _SAME and alike["low"] > _ALIKE:
+        return f"{start} to the same tokens as all heads: {profile}, and their share of the tokens after the question differs by {change}."
     if gap["low"] <= 0 <= gap["high"]:
         return (
             f"That {which} write to other tokens than all heads do cannot be told: {profile}, and the share of the tokens after the question "
             f"differs by {change}."
         )
     where = "more to the tokens after the question" if gap["value"] > 0 else "less to the tokens after the question"
-    return f"{which[0].upper()}{which[1:]} write {where} than all heads do, by {change} of the effect ({chance(gap['p'])}); {profile}."
+    return f"{start} {where} than all heads do, by {change} of the effect ({chance(gap['p'])}); {profile}."
 
 
 def fits(table: pl.DataFrame) -> str:
@@ -85,7 +86,8 @@ def fits(table: pl.DataFrame) -> str:
     worst, middle = float(known["held_out_r"].min()), float(known["held_out_r"].median())
     exact = table.filter(pl.col("heads") == "all", pl.col("estimator") == "exhaustive").height
     how = "; all combinations of tokens were run" if exact == table.filter(pl.col("heads") == "all").height else ""
-    return f"On masks that it has not seen, a sum over tokens predicts the target with a median r of {correlation(middle)} (worst example {correlation(worst)}){how}."
+    r = f"a median r of {correlation(middle)} (worst example {correlation(worst)})"
+    return f"On masks that it has not seen, a sum over tokens predicts the target with {r}{how}."
 
 
 def _span(row: dict) -> str:
