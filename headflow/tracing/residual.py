@@ -60,13 +60,14 @@ class Norm:
     @classmethod
     @torch.no_grad()
     def take_apart(cls, module: nn.Module, like: Float[Tensor, "*some hidden"]) -> "Norm":
-        hidden = like.shape[-1]
-        # Mean 0 and mean square 1, but for an odd width; large, so that the small number under the root does not count.
-        signs = 1e3 * torch.ones(hidden, dtype=like.dtype, device=like.device)
+        # Large, so that the small number under the root does not count.
+        signs = 1e3 * torch.ones(like.shape[-1], dtype=like.dtype, device=like.device)
         signs[1::2] *= -1
         asked = torch.stack([torch.zeros_like(signs), signs, signs + 1e3 * _SHIFT])
         nothing, answer, shifted = module(asked[None])[0].float()
-        return cls(module, (answer - nothing) * signs.float().sign(), nothing, relative(shifted, answer) < 0.1)
+        centres = relative(shifted, answer) < 0.1
+        given = signs.float() - (signs.float().mean() if centres else 0.0)
+        return cls(module, (answer - nothing) * given.square().mean().sqrt() / given, nothing, centres)
 
     def freeze(self, x: Float[Tensor, "*positions hidden"], y: Float[Tensor, "*positions hidden"], tolerance: float) -> Frozen:
         """The norm as it was when it made ``y`` of ``x``.
