@@ -4,7 +4,8 @@ First, where in the picture each number that the processor makes comes from (:mo
 numbers reach which token when no token looks at another one (:mod:`headflow.models.unmixed`): a number reaches a token where its
 gradient is not zero. Tokens are asked about in groups, as in group testing (Dorfman 1943): by the bits of their number, so
 that some twenty gradients tell thousands of tokens apart; where features were interpolated and a pixel reaches several tokens, by
-random groups. A token's box is the rectangle of the pixels that reach it.
+random groups. A token's box is the rectangle of the pixels that reach it: of a patch, unless the weights leave a part of it unread, as
+those of planted models do.
 """
 
 from dataclasses import dataclass
@@ -218,7 +219,7 @@ def _pitches(centres: list[Float[np.ndarray, " columns"]]) -> Float[np.ndarray, 
     known = np.flatnonzero(own)
     if not len(known):
         return np.ones(len(own))
-    own = own[known[np.abs(np.arange(len(own))[:, None] - known).argmin(1)]]
+    own = own[known[np.searchsorted((known[1:] + known[:-1]) / 2, np.arange(len(own)))]]
     order = np.argsort(own)
     scale = np.zeros(len(own), dtype=int)
     scale[order[1:]] = np.cumsum(np.diff(own[order]) > _SAME_SCALE * own[order[:-1]])
