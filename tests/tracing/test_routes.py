@@ -1,5 +1,6 @@
 """Routes between groups of tokens, against the full-sequence answer key, and what closes them written out by hand."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +130,8 @@ def test_what_closes_a_route_written_out_by_hand(captures):
         for band in (0, len(bands) - 1):
             masks = np.ones((1, *components.shape), bool)
             masks[0, place, band] = False
-            gate = by_hand[name]
-            expected = run_gates(capture, [Gate(gate.reads, queries=gate.queries, keys=gate.keys, layers=bands[band])], baseline=swap_baseline(other), target=TARGET)
+            gate = dataclasses.replace(by_hand[name], layers=bands[band])
+            expected = run_gates(capture, [gate], baseline=swap_baseline(other), target=TARGET)
             assert run_masks(capture, masks, baseline=swap_baseline(other), target=TARGET, components=components)[0] == pytest.approx(float(expected), abs=1e-5)
 
 
