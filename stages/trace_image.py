@@ -1,0 +1,188 @@
+"""Which image tokens give the picture to the text: cut it off from them, many at a time, with all heads and with the top heads alone."""
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float
+
+from headflow.attribution.frames import attribution_grid
+from headflow.components import ImageTokens
+from headflow.errors import HeadflowError
+from headflow.execution.runs import run_example, run_gradients
+from headflow.execution.store import ResultStore
+from headflow.files import write_csv, write_json
+from headflow.models.capture import Capture
+from headflow.models.places import places
+from headflow.params import Params
+from headflow.progress import Counter, progress
+from headflow.tables import (
+    ATTRIBUTIONS,
+    EXAMPLES,
+    IMAGE_BACKGROUND,
+    IMAGE_CURVES,
+    IMAGE_FITS,
+    IMAGE_SHARE_MEANS,
+    IMAGE_SHARES,
+    IMAGE_SPARSITY,
+    IMAGE_TOKENS,
+)
+from headflow.tracing import image_tables as tables
+from headflow.tracing.head_maps import attention_maps
+from headflow.tracing.image_tokens import Effort, Groups, Runs, trace
+from headflow.tracing.intervals import mean, numbered
+from headflow.tracing.patches import known_centres
+from headflow.tracing.text_tokens import top_heads
+from stages import paths
+from stages.door import enter
+from stages.subjects import Subject, Subjects
+
+
+def main(params: Params, key: str) -> None:
+    """Write attributions of image tokens, their fits, where on the pictures they lie, how few hold them, and metrics of model ``key``."""
+    settings, subjects = params.image_tokens, Subjects(params, key)
+    if not len(subjects):
+        raise HeadflowError(f"{key}: no example is to be explained; the model may answer none correctly (set features.only_correct to false to see)")
+    chosen = chosen_heads(key, subjects.ids, settings.top_heads, settings.top_share) if settings.top else None
+    shown = dict(EXAMPLES.read(paths.EXAMPLES).select("id", "objects").iter_rows())
+    effort = Effort(settings.alone, settings.count, settings.corners, settings.held_out, settings.search, settings.seed)
+    numbers = numbered(subjects.rows["scene"].to_list())
+    # What the search leaves over may be a few masks more or less.
+    work = len(subjects) * (2 + settings.count + settings.held_out + settings.corners) * (1 if chosen is None else 2)
+    found, unplaced = [], set()
+    with ResultStore(Path(params.ablation.store)) as store, progress(f"image tokens ({key})", work, "masks") as bar:
+        for subject, picture in zip(subjects, numbers, strict=True):
+            prepare = cache(subject.prepare)
+            capture = prepare()[0]
+            boxes, reason = where(capture)
+            unplaced |= {reason} - {""}
+            centres = known_centres(boxes, len(boxes))
+            try:
+                traced = trace(runs(store, subject, prepare, None, params, bar), centres, effort)
+                top = None if chosen is None else trace(runs(store, subject, prepare, chosen, params, bar), centres, effort, traced.partition)
+            except HeadflowError as error:
+                raise HeadflowError(f"example {subject.id}: {error}") from error
+            attention = attention_maps(capture)[0].mean((0, 1), dtype=float)
+            objects = tables.objects_of(shown[subject.id])
+            found.append(tables.PicturedExample(subject.id, int(picture), traced, top, attention, boxes, objects))
+    if unplaced:
+        print(f"note: where image tokens lie on the picture is not known: {min(unplaced)}; maps and shares are left out", file=sys.stderr)
+
+    folder, confidence = paths.image_tokens_dir(key), settings.confidence
+    fits, shares = tables.fits_table(found), tables.shares_table(found)
+    sparse, background = tables.sparsity_table(found), tables.background_table(found, confidence)
+    pictures = {one.id: one.picture for one in found}
+    means = tables.share_means_table(shares, pictures, confidence)
+    curves = tables.curves_table(found, confidence)
+    IMAGE_TOKENS.write(tables.tokens_table(found, confidence), folder / "image_tokens.parquet")
+    IMAGE_FITS.write(fits, folder / "fits.parquet")
+    IMAGE_SHARES.write(shares, folder / "shares.parquet")
+    IMAGE_SHARE_MEANS.write(means, folder / "share_means.parquet")
+    IMAGE_SPARSITY.write(sparse, folder / "sparsity.parquet")
+    IMAGE_CURVES.write(curves, folder / "curves.parquet")
+    IMAGE_BACKGROUND.write(background, folder / "background.parquet")
+    write_csv(curves.pivot("what", index="percent", values="held", maintain_order=True), paths.plot("image_tokens", key))
+    write_json(
+        paths.metrics("trace_image", key),
+        {
+            "examples": len(found),
+            "pictures": len(set(pictures.values())),
+            "most_tokens": max(len(one.boxes) for one in found),
+            "most_components": int(fits["components"].max()),
+            "top_heads": None if chosen is None else int(chosen.sum()),
+            "mean_forwards": fits.group_by("id").agg(pl.col("forwards").sum())["forwards"].mean(),
+            "fits": {heads: fit_metrics(fits.filter(heads=heads)) for heads in fits["heads"].unique(maintain_order=True)},
+            "patches_checked": int(fits["patches_checked"].sum()),
+            "patches_agreeing": int(fits["patches_agreeing"].sum()),
+            "shares": share_metrics(means),
+            "examples_with_objects": shares["id"].n_unique(),
+            "sparsity": sparsity_metrics(sparse, pictures, confidence),
+            "background_tokens": tables.background_tested(found),
+            "background_tokens_that_matter": background.filter(pl.col("q") < 1 - confidence).height,
+            "places_unknown": min(unplaced, default=None),
+        },
+    )  # fmt: skip
+
+
+def chosen_heads(key: str, ids: list[str], count: int | None, share: float) -> Bool[np.ndarray, "layers heads"]:
+    """The first heads of the mean head attribution.
+
+    Raises:
+        HeadflowError: attributions of other examples than the features'; more heads than there are.
+    """
+    path = paths.attributions_dir(key) / "attributions.parquet"
+    found, grid = attribution_grid(ATTRIBUTIONS.read(path))
+    if found != ids:
+        raise HeadflowError(f"{path}: attributions of other examples than the features'; run `dvc repro`")
+    if count is not None and count > grid[0].size:
+        raise HeadflowError(f"image_tokens.top_heads = {count}: the model has {grid[0].size} heads")
+    return top_heads(grid, count, share)
+
+
+def where(capture: Capture) -> tuple[Float[np.ndarray, "tokens 4"], str]:
+    """The box of each image token on the picture, nan where it has none; and why no token has one, where none has."""
+    try:
+        measured = places(capture)
+    except HeadflowError as error:
+        return np.full((capture.key_image.stop - capture.key_image.start, 4), np.nan), str(error)
+    return measured.boxes, "" if measured.exact else measured.reason
+
+
+def runs(store: ResultStore, subject: Subject, prepare, chosen: Bool[np.ndarray, "layers heads"] | None, params: Params, bar: Counter) -> Runs:
+    """How groups of one example's image tokens are cut, with the chosen heads alone or with all."""
+    image, positions = (capture := prepare()[0]).key_image, capture.key_positions
+    heads = None if chosen is None else torch.from_numpy(chosen)
+
+    def done(computed: int, before: int) -> None:
+        bar.advance(computed)
+        bar.skip(before)
+
+    def options(groups: Groups) -> dict:
+        keys = torch.zeros(len(groups), positions, dtype=torch.bool)
+        keys[:, image] = torch.from_numpy(groups)
+        return {"components": ImageTokens(keys, heads), "batch_size": params.ablation.batch_size, "done": done}
+
+    return Runs(
+        lambda groups, masks: run_example(store, subject.context, masks, prepare, **options(groups)),
+        lambda groups, corners: run_gradients(store, subject.context, corners, prepare, **options(groups)),
+    )
+
+
+def fit_metrics(fits: pl.DataFrame) -> dict[str, float | None]:
+    """How far the fits with one set of heads can be trusted."""
+    r = fits["held_out_r"].drop_nulls()
+    return {
+        "mean_held_out_r": r.mean(), "min_held_out_r": r.min(), "mean_relative_error": fits["relative_error"].drop_nulls().mean(),
+        "mean_total_effect": float((fits["intact"] - fits["ablated"]).mean()), "mean_sum_of_attributions": fits["sum"].mean(),
+    }  # fmt: skip
+
+
+def share_metrics(means: pl.DataFrame) -> dict:
+    """Mean shares and how far they lie above what all tokens alike would give: what → part."""
+    found: dict = {}
+    for row in means.iter_rows(named=True):
+        found.setdefault(row["what"], {})[row["part"]] = {name: row[name] for name in ("mean", "low", "high", "over", "p_holm")}
+    return found
+
+
+def sparsity_metrics(sparse: pl.DataFrame, pictures: dict[str, int], confidence: float) -> dict[str, dict[str, float | None]]:
+    """Mean number of tokens that hold most, with its interval over pictures."""
+    found = {}
+    for what in sparse["what"].unique(maintain_order=True):
+        mine = sparse.filter(what=what)
+        values = mine.select(pl.col("tokens", "share").cast(pl.Float64).fill_null(np.nan)).to_numpy()
+        over = mean(values, np.array([pictures[name] for name in mine["id"]]), confidence)
+        numbers = zip(("mean", "low", "high"), (over.value, over.low, over.high), strict=True)
+        found[what] = {f"{measure}{end}": _number(value[place]) for end, value in numbers for place, measure in enumerate(("tokens_", "share_"))}
+    return found
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    enter(main)
