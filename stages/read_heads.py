@@ -132,7 +132,8 @@ def read_clusters(key: str, most: int) -> tuple[dict[int, list[Head]], pl.DataFr
     """Heads of each cluster, and its most typical examples."""
     folder = paths.clusters_dir(key)
     members: dict[int, list[Head]] = {}
-    for cluster, layer, head in HEAD_CLUSTERS.read(folder / "head_clusters.parquet").sort("cluster", "layer", "head").select("cluster", "layer", "head").iter_rows():
+    table = HEAD_CLUSTERS.read(folder / "head_clusters.parquet").select("cluster", "layer", "head").sort("cluster", "layer", "head")
+    for cluster, layer, head in table.iter_rows():
         if cluster >= 0:
             members.setdefault(cluster, []).append((layer, head))
     typical = CLUSTER_EXAMPLES.read(folder / "cluster_examples.parquet").filter(pl.col("rank") <= most, pl.col("cluster").is_in(list(members)))

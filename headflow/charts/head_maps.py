@@ -44,9 +44,7 @@ def cluster_grid(cluster_maps: pl.DataFrame, examples: pl.DataFrame, unit: str =
     rows = cluster_maps.with_columns(pl.format("cluster {}", "cluster").alias("row"))
     placed = _placed(rows).sort("cluster", "rank", "token")
     clusters = placed["row"].unique(maintain_order=True).head(MOST_CLUSTERS).to_list()
-    columns = [
-        [(row, name) for name in placed.filter(pl.col("row") == row)["id"].unique(maintain_order=True).head(MOST_EXAMPLES - 1)] for row in clusters
-    ]
+    columns = [[(row, name) for name in placed.filter(pl.col("row") == row)["id"].unique(maintain_order=True).head(MOST_EXAMPLES - 1)] for row in clusters]
     return _grid(placed, columns, clusters, examples, unit)
 
 
@@ -175,11 +173,13 @@ def head_words(words: pl.DataFrame, most_heads: int = MOST_HEADS) -> alt.LayerCh
                   pl.col("contribution").map_elements(lambda value: f"{value:+.1f}".replace("-", "−"), return_dtype=pl.String)).alias("text"),
     )  # fmt: skip
     y = alt.Y("row:N", title="layer and head", scale=alt.Scale(domain=heads, paddingInner=0.08))
-    x = alt.X("answer:N", title="answer of the examples", scale=alt.Scale(domain=answers, paddingInner=0.05), axis=alt.Axis(labelAngle=0, labelLimit=84, orient="top"))
+    axis = alt.Axis(labelAngle=0, labelLimit=84, orient="top")
+    x = alt.X("answer:N", title="answer of the examples", scale=alt.Scale(domain=answers, paddingInner=0.05), axis=axis)
     top = cells.filter(pl.col("rank") == 1)
     largest = max(float(top["contribution"].max() or 0.0), 1e-9)
     colour = alt.Color(
-        "contribution:Q", title="largest contribution, logits above the mean of all words", scale=alt.Scale(domain=[0, largest], range=["#ffffff", "#9dcae1"], interpolate="rgb"),
+        "contribution:Q", title="largest contribution, logits above the mean of all words",
+        scale=alt.Scale(domain=[0, largest], range=["#ffffff", "#9dcae1"], interpolate="rgb"),
         legend=alt.Legend(orient="bottom", direction="horizontal", titleLimit=360),
     )  # fmt: skip
     layers = [alt.Chart(top).mark_rect(cornerRadius=2).encode(x=x, y=y, color=colour)]
@@ -194,9 +194,7 @@ def head_words(words: pl.DataFrame, most_heads: int = MOST_HEADS) -> alt.LayerCh
                              alt.Tooltip("contribution:Q", format="+.3f"), alt.Tooltip("examples:Q")],
                 )
             )  # fmt: skip
-    return alt.layer(*layers).properties(
-        width=theme.WIDTH, height=60 + 46 * max(1, len(heads)), autosize=alt.AutoSizeParams(type="fit", contains="padding")
-    )
+    return alt.layer(*layers).properties(width=theme.WIDTH, height=60 + 46 * max(1, len(heads)), autosize=alt.AutoSizeParams(type="fit", contains="padding"))
 
 
 def _visible(word: str) -> str:
@@ -218,8 +216,8 @@ def direct_against_attribution(writing: pl.DataFrame, unit: str = "logits") -> a
     reach = [min(ends), max(ends)] if len(ends) > 1 else [0.0, 1.0]
     margin = 0.04 * (reach[1] - reach[0] or 1.0)
     domain = [reach[0] - margin, reach[1] + margin]
-    x = alt.X("attribution:Q", title=f"attribution, {unit}", scale=alt.Scale(domain=domain, nice=False))
-    y = alt.Y("direct:Q", title=f"what the head adds by itself, {unit}", scale=alt.Scale(domain=domain, nice=False))
+    titles, scale = (f"attribution, {unit}", f"what the head adds by itself, {unit}"), alt.Scale(domain=domain, nice=False)
+    x, y = alt.X("attribution:Q", title=titles[0], scale=scale), alt.Y("direct:Q", title=titles[1], scale=scale)
     diagonal = pl.DataFrame({"attribution": domain, "direct": domain})
     base = alt.Chart(rows)
     tooltip = [
@@ -229,8 +227,8 @@ def direct_against_attribution(writing: pl.DataFrame, unit: str = "logits") -> a
     layers = [
         alt.Chart(diagonal).mark_line(color=theme.RULE, strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y),
         theme.rule_y(0.0),
-        base.mark_rule(strokeWidth=1, opacity=0.35, color=theme.ACCENT).encode(x=alt.X("attribution_low:Q", title=f"attribution, {unit}"), x2="attribution_high:Q", y=y),
-        base.mark_rule(strokeWidth=1, opacity=0.35, color=theme.ACCENT).encode(x=x, y=alt.Y("direct_low:Q", title=f"what the head adds by itself, {unit}"), y2="direct_high:Q"),
+        base.mark_rule(strokeWidth=1, opacity=0.35, color=theme.ACCENT).encode(x=alt.X("attribution_low:Q", title=titles[0]), x2="attribution_high:Q", y=y),
+        base.mark_rule(strokeWidth=1, opacity=0.35, color=theme.ACCENT).encode(x=x, y=alt.Y("direct_low:Q", title=titles[1]), y2="direct_high:Q"),
         base.mark_point(size=50, color=theme.ACCENT).encode(x=x, y=y, tooltip=tooltip),
         *(
             alt.Chart(named.filter(pl.col("turn") % 2 == odd)).mark_text(align=side, dx=away, dy=-7, fontSize=11).encode(x=x, y=y, text="name:N")

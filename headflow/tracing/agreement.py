@@ -19,9 +19,7 @@ def map_agreement(head_maps: pl.DataFrame) -> pl.DataFrame:
         *keys,
         attention=pl.col("attention").rank().over(keys), signed=pl.col("attribution").rank().over(keys), size=pl.col("attribution").abs().rank().over(keys),
     )  # fmt: skip
-    found = ranks.group_by(keys, maintain_order=True).agg(
-        agreement=pl.corr("attention", "signed"), agreement_size=pl.corr("attention", "size")
-    )
+    found = ranks.group_by(keys, maintain_order=True).agg(agreement=pl.corr("attention", "signed"), agreement_size=pl.corr("attention", "size"))
     return found.with_columns(pl.col("agreement", "agreement_size").fill_nan(None))
 
 

@@ -4,10 +4,10 @@ Two maps over the image tokens for each head: its *attention* in the stock model
 alone. The second is the head's part of :func:`headflow.local_differences.token_effects`: the exact change of the head's output when the token turns from the
 baseline to real, times the slope of the target by that output.
 
-It is averaged over corners of the cube of all tokens with every share of them real, from none to all, as Shapley values are (G. Owen, *Multilinear extensions
-of games*, Management Science 18, 1972). Tokens of one object stand in for each other: with half of all tokens real the answer hardly suffers, and an average over
-such corners alone (Banzhaf values) says of every token that it adds next to nothing. Over all shares the maps add up, over tokens and heads and but for what is lost by
-taking slopes, to the whole effect of the picture.
+It is averaged over corners of the cube of all tokens with every share of them real, from none to all, as Shapley values are (G. Owen, *Multilinear
+extensions of games*, Management Science 18, 1972). Tokens of one object stand in for each other: with half of all tokens real the answer hardly suffers, and
+an average over such corners alone (Banzhaf values) says of every token that it adds next to nothing. Over all shares the maps add up, over tokens and heads
+and but for what is lost by taking slopes, to the whole effect of the picture.
 """
 
 from collections.abc import Sequence
@@ -128,4 +128,3 @@ def _table(table: Table, rows: list[tuple[dict, int, Maps, np.ndarray]]) -> pl.D
     schema = {name: column.dtype for name, column in table.columns.items()}
     whole = pl.concat(frames) if frames else pl.DataFrame(schema=schema)
     return whole.select(*schema).with_columns(pl.col("left", "top", "right", "bottom").fill_nan(None))
-

@@ -100,7 +100,8 @@ def direct_effects(
             with recording(capture.predicts, cut_off=True) as seen:
                 run_suffix(capture, bank, [ablate_heads(gates, baseline.reads)], last=capture.predicts)
             stream = Stream(paths, seen, lvlm.tolerance)
-            total = sum(stream.write(_decoder_layer(capture, layer), seen.heads[_decoder_layer(capture, layer)]).to(lvlm.device) for layer in range(lvlm.layers))
+            reading = [_decoder_layer(capture, layer) for layer in range(lvlm.layers)]
+            total = sum(stream.write(layer, seen.heads[layer]).to(lvlm.device) for layer in reading)
             slopes = _slopes(paths, seen.norms[paths.norm.module][1], target)
             (found,) = torch.autograd.grad((stream.read(total) * slopes).sum(), gates)
         return found.cpu()

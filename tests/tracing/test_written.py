@@ -285,7 +285,10 @@ def test_a_factor_before_the_logits_is_found(llava):
     [
         (lambda lvlm: lvlm.decoder.layers[1].register_forward_hook(lambda module, args, output: 1.5 * output), "layer 1: its output is not the sum"),
         (lambda lvlm: bend_logits(lvlm, lambda logits: logits**3), "its logits are not"),
-        (lambda lvlm: lvlm.decoder.layers[0].self_attn.register_forward_hook(lambda module, args, output: (2 * output[0], None)), "layer 0: no output projection"),
+        (
+            lambda lvlm: lvlm.decoder.layers[0].self_attn.register_forward_hook(lambda module, args, output: (2 * output[0], None)),
+            "layer 0: no output projection",
+        ),
         (lambda lvlm: setattr(lvlm.model, "get_output_embeddings", lambda: None), "names no decoder layers or no output embeddings"),
     ],
 )  # fmt: skip

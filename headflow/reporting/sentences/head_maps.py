@@ -77,14 +77,10 @@ def head_words(writing: pl.DataFrame) -> str:
     open_ = [row for row, told in zip(heads, clear, strict=True) if not told]
     parts = []
     if writes:
-        many = "All" if len(writes) == len(heads) > 1 else spelled(len(writes))
-        of = f" {len(heads)}" if len(writes) == len(heads) > 1 else f" of {counted(len(heads), 'head')}"
-        verb = "write" if len(writes) > 1 else "writes"
-        noun = " heads" if len(writes) == len(heads) > 1 else ""
         leads = [row["lead"] for row in writes]
         size = number(leads[0], signed=True) if len(leads) == 1 else f"{number(min(leads), signed=True)} to {number(max(leads), signed=True)}"
         parts.append(
-            f"{many}{of}{noun} {verb} the answer's own word: the picture makes {'them' if len(writes) > 1 else 'it'} raise it by {size} logits beyond the "
+            f"{_how_many(writes, heads)} the answer's own word: the picture makes {'them' if len(writes) > 1 else 'it'} raise it by {size} logits beyond the "
             f"words of other answers, and most of all answers' words in {percent(_mean(writes, 'first'))} of examples, where chance gives "
             f"{percent(_mean(writes, 'first_chance'))}"
         )
@@ -103,25 +99,37 @@ def direct_against_attribution(writing: pl.DataFrame) -> str:
     heads = heads or writing.drop_nulls(["share", "share_low", "share_high"]).sort("attribution", descending=True).head(8).to_dicts()
     if not heads:
         return "How much of a head's attribution is what it writes itself cannot be told: it cannot be read in this model, or no attribution is clear of 0."
-    more = [row for row in heads if row["share_low"] > 1]
-    most = [row for row in heads if row["share_high"] < 1 and row["share"] >= 0.5]
-    less = [row for row in heads if row["share_high"] < 1 and row["share"] < 0.5]
-    even = [row for row in heads if row not in more and row not in most and row not in less]
-    parts = []
-    for rows, told in (
-        (more, "more than their attribution is written by themselves, and later parts take some of it back"),
-        (most, "most of the attribution is written by themselves, the rest by later parts that read them"),
-        (less, "less than half of the attribution is written by themselves: most goes through later parts"),
-        (even, "what they write cannot be told from the whole attribution"),
-    ):
-        if rows:
-            shares = [row["share"] for row in rows]
-            span = percent(shares[0]) if len(rows) == 1 else f"{percent(min(shares))} to {percent(max(shares))}"
-            who = f"all {len(rows)} top heads" if len(rows) == len(heads) > 1 else _names(rows)
-            told = told if len(rows) > 1 else told.replace("themselves", "itself").replace("their", "its").replace("read them", "read it").replace("they write", "it writes")
-            parts.append(f"for {who} {told} ({span} of it)")
+    kinds: dict[str, list[dict]] = {}
+    for row in heads:
+        kind = "more" if row["share_low"] > 1 else "open" if row["share_high"] >= 1 else "most" if row["share"] >= 0.5 else "less"
+        kinds.setdefault(kind, []).append(row)
+    told = {
+        "more": "more than the attribution is written without any help, and later parts take some of it back",
+        "most": "most of the attribution is written without any help, the rest comes by way of later parts",
+        "less": "less than half of the attribution is written without any help: most comes by way of later parts",
+        "open": "what is written without any help cannot be told from the whole attribution",
+    }
+    parts = [f"in {_who(kinds[kind], heads)} {text} ({_span(kinds[kind])} of it)" for kind, text in told.items() if kind in kinds]
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _who(rows: list[dict], heads: list[dict]) -> str:
+    return f"all {len(rows)} top heads" if len(rows) == len(heads) > 1 else _names(rows)
+
+
+def _span(rows: list[dict]) -> str:
+    """The share of one, or from the smallest to the largest."""
+    shares = [row["share"] for row in rows]
+    if len(rows) == 1:
+        return f"{percent(shares[0])}, interval {percent(rows[0]['share_low'])} to {percent(rows[0]['share_high'])},"
+    return f"{percent(min(shares))} to {percent(max(shares))}"
+
+
+def _how_many(writes: list[dict], heads: list[dict]) -> str:
+    if len(writes) == len(heads) > 1:
+        return f"All {len(heads)} heads write"
+    return f"{spelled(len(writes))} of {counted(len(heads), 'head')} {'write' if len(writes) > 1 else 'writes'}"
 
 
 def _mean(rows: list[dict], name: str) -> float | None:
