@@ -153,7 +153,7 @@ def keep_tokens(
         raise HeadflowError(
             f"keep_tokens: {type(lvlm.model).__name__} reads the picture by cross-attention, so there is no image token in its sequence; close its keys with gates"
         )
-    capture = lvlm.capture(image, question) if how == "closed" or lvlm.prefix_mode is None or isinstance(by, str) else None
+    capture = lvlm.capture(image, question) if lvlm.prefix_mode is None or isinstance(by, str) else None
     if how == "closed" and lvlm.prefix_mode != "shared":
         raise HeadflowError(
             f"keep_tokens: the picture's keys in {type(lvlm.model).__name__} depend on the text after it, so they cannot be dropped from a cache; "
@@ -169,15 +169,7 @@ def keep_tokens(
             "numbered anew; use positions='kept'"
         )
     ids, position_ids = merged.input_ids[:, places[0]], _positions(merged, places, positions)
-    if how == "closed":
-        stay = places[0][places[0] < merged.image.stop]
-        keys, values = [[x[:, stay.to(x.device)] for x in layers] for layers in (capture.keys, capture.values)]
-    else:
-        # Where later tokens reach back the whole prompt is run, and its last token once more by generate, which sees all before it as here.
-        cut = int((places[0] < merged.image.stop).sum()) if lvlm.prefix_mode == "shared" else places.shape[1]
-        _, cache = run_removed(lvlm, merged, places, position_ids, stop=cut)
-        stop = min(cut, places.shape[1] - 1)
-        keys, values = [[getattr(layer, name)[0, :, :stop] for layer in cache.layers] for name in ("keys", "values")]
+    keys, values = _closed(lvlm, merged, places[0], capture) if how == "closed" else _removed(lvlm, merged, places, position_ids)
     return KeptInputs(ids, position_ids - _shift(lvlm, ids, position_ids), keys, values, (kept | ~merged.selectable)[0], merged.selectable)
 
 
@@ -352,6 +344,35 @@ def _deepstack(lvlm: LVLM, merged: Merged, places: Int[Tensor, "batch fewer"]) -
         yield
     finally:
         handle.remove()
+
+
+KeysValues = tuple[Sequence[Float[Tensor, "kv_heads past head_dim"]], Sequence[Float[Tensor, "kv_heads past head_dim"]]]
+
+
+def _closed(lvlm: LVLM, merged: Merged, places: Int[Tensor, " fewer"], capture: Capture | None) -> KeysValues:
+    """Keys and values of the tokens at ``places`` up to the end of the picture, when the whole picture has gone through the decoder."""
+    stop, stay = merged.image.stop, places[places < merged.image.stop]
+    if capture is None:
+        every = torch.arange(stop, device=stay.device)[None]
+        keys, values = _cached(run_removed(lvlm, merged, every, merged.position_ids[..., :stop])[1])
+    else:
+        keys, values = capture.keys, capture.values
+    return [x[:, stay.to(x.device)] for x in keys], [x[:, stay.to(x.device)] for x in values]
+
+
+def _removed(lvlm: LVLM, merged: Merged, places: Int[Tensor, "1 fewer"], position_ids: Int[Tensor, "*axes 1 fewer"]) -> KeysValues:
+    """The same of a run over the tokens at ``places`` alone.
+
+    Where later tokens reach back, of the whole prompt but its last token: ``generate`` runs that once more, and it sees all before it as here.
+    """
+    shared = lvlm.prefix_mode == "shared"
+    before = int((places[0] < merged.image.stop).sum()) if shared else places.shape[1] - 1
+    return _cached(run_removed(lvlm, merged, places, position_ids, stop=before if shared else None)[1], before)
+
+
+def _cached(cache: DynamicCache, stop: int | None = None) -> KeysValues:
+    """Keys and values of the one sequence in a cache, per layer ``[kv_heads, positions, head_dim]``."""
+    return tuple([getattr(layer, name)[0, :, :stop] for layer in cache.layers] for name in ("keys", "values"))
 
 
 def _positions(merged: Merged, places: Int[Tensor, "batch fewer"], positions: Positions) -> Int[Tensor, "*axes batch fewer"]:

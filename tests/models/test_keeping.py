@@ -206,6 +206,8 @@ def test_attention_to_each_token_is_that_of_the_stock_model(tmp_path, cases, nam
     by_attention, by_scores = (keeping.keep_tokens(case.lvlm, case.picture, 25, question=QUESTION, by=by) for by in ("attention", expected.numpy()))
     assert (by_attention.kept == by_scores.kept).all()
     assert case.say(by_attention) == case.say(by_scores)
+    closed = (keeping.keep_tokens(case.lvlm, case.picture, 25, question=QUESTION, by=by, how="closed") for by in ("attention", expected.numpy()))
+    assert case.say(next(closed)) == case.say(next(closed))
 
 
 def test_best_takes_the_highest_and_the_first_of_equals():
