@@ -109,7 +109,7 @@ def look(
     found = store.get([unit]).get(unit)
     if found is None or found.size != final.size:
         options = {"corners": settings.token_corners, "seed": settings.seed, "batch_size": params.ablation.batch_size}
-        found = averaged(weights, attribution_maps(capture, baseline=baseline, target=target, **options)).ravel()
+        found = averaged(weights, attribution_maps(capture, baseline=baseline, target=target, **options)).ravel().astype(np.float32)
         if not np.isfinite(found).all():
             raise HeadflowError(f"example {subject.id}: the attribution of an image token is not a finite number; run this model in float32 or bfloat16")
         store.put([(unit, found)])
