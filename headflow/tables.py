@@ -501,6 +501,7 @@ PLANTED_SCORES = Table(
 
 _TRACED_HEADS = Column(_TEXT, "'all' heads are cut, or the 'top' ones alone: the first of the mean head attribution")
 _WINDOW = Column(_INT, "band of layers in which the token is cut, 0 = nearest the input; null = the sum over all bands")
+_TEMPLATE_OF = Column(_TEXT, "template of the examples, as in the text slots; null = all examples")
 _SHARE_OF_EFFECT = "mean over mean total effect f(intact) - f(these heads cut at all tokens); null where that cannot be told from 0"
 
 TEXT_TOKENS = Table(
@@ -535,7 +536,7 @@ TEXT_FITS = Table(
 TEXT_ROLES = Table(
     "text roles",
     {
-        "heads": _TRACED_HEADS, "window": _WINDOW,
+        "template": _TEMPLATE_OF, "heads": _TRACED_HEADS, "window": _WINDOW,
         "role": Column(_TEXT, "role of the tokens; 'after' = role, final and answer together; 'before' = all others; 'all' = all tokens"),
         "tokens": Column(_REAL, "tokens of this role, mean over examples"),
         "mean": Column(_REAL, "attribution summed over the tokens, mean over examples; target units"),
@@ -557,6 +558,7 @@ TEXT_SLOTS = Table(
         "text": Column(_TEXT, "its token; in angle brackets where words vary between examples, whose attributions are summed"),
         "mean": Column(_REAL, "mean attribution over examples; target units"),
         "low": Column(_REAL, "lower end of its confidence interval over pictures"), "high": Column(_REAL, "upper end"),
+        "size": Column(_REAL, "mean |attribution| over examples; target units"),
         "p": Column(_REAL, "p-value of no attribution, over pictures"),
         "p_holm": Column(_REAL, "the same, corrected for all slots of the template"),
         "share": Column(_REAL, _SHARE_OF_EFFECT),
@@ -569,6 +571,7 @@ TEXT_SLOTS = Table(
 TEXT_CONTRASTS = Table(
     "text contrasts",
     {
+        "template": _TEMPLATE_OF,
         "contrast": Column(_TEXT, "'after - before': share of the tokens after the question minus that of those up to its end, all heads; "
                            "'top - all': share of the tokens after the question with the top heads minus with all; "
                            "'similarity': cosine of the attributions over tokens with the top heads and with all"),
@@ -593,7 +596,7 @@ FLOW_EFFECTS = Table(
 FLOW_BANDS = Table(
     "flow bands",
     {
-        "route": _ROUTE,
+        "template": _TEMPLATE_OF, "route": _ROUTE,
         "closed": Column(_TEXT, "'window' (a sliding window), 'from' (the layer and all above), 'below' (all layers below it) or 'everywhere'"),
         "first_layer": _FIRST, "last_layer": _LAST,
         "layer": Column(_REAL, "where it is drawn: the window's middle, the first layer closed ('from'), the first layer left open ('below')"),
@@ -609,7 +612,7 @@ FLOW_BANDS = Table(
 FLOW_DEPTHS = Table(
     "flow depths",
     {
-        "route": _ROUTE,
+        "template": _TEMPLATE_OF, "route": _ROUTE,
         "effect": Column(_REAL, "mean effect of closing the route in all layers; target units"),
         "effect_low": Column(_REAL, "lower end of its confidence interval over pictures"), "effect_high": Column(_REAL, "upper end"),
         "effect_p": Column(_REAL, "p-value of no effect"),
@@ -627,6 +630,7 @@ FLOW_DEPTHS = Table(
 FLOW_CONTRASTS = Table(
     "flow contrasts",
     {
+        "template": _TEMPLATE_OF,
         "measure": Column(_TEXT, "'depth' (mean decoder layer) or 'effect' (share of the effect of the route 'picture')"),
         "route": _ROUTE, "other": Column(_TEXT, "the route that is subtracted"),
         "difference": Column(_REAL, "of the route's measure and the other's, over the same examples"),
@@ -854,7 +858,7 @@ HEAD_WRITING = Table(
         "attribution_high": Column(_REAL, "upper end"),
         "direct": Column(_REAL, "what the head adds to the target without any help, at random masks, mean over examples; target units; null where unreadable"),
         "direct_low": Column(_REAL, "lower end of its confidence interval over examples"), "direct_high": Column(_REAL, "upper end"),
-        "share": Column(_REAL, "direct / attribution, of the means; null where the attribution's interval holds 0"),
+        "share": Column(_REAL, "direct / attribution, of the means; null where the attribution is next to nothing, or its interval holds 0"),
         "share_low": Column(_REAL, "lower end of its bootstrap interval over pictures"), "share_high": Column(_REAL, "upper end"),
         "lead": Column(_REAL, "what the head adds to the answer's word in the stock model beyond its mean over other answers' words; logits; top heads only"),
         "lead_low": Column(_REAL, "lower end of its confidence interval over examples"), "lead_high": Column(_REAL, "upper end"),

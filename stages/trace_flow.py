@@ -18,6 +18,7 @@ from headflow.tracing.bands import as_masks, sweep
 from headflow.tracing.components import FROM_IMAGE, ROUTES, Routes, routes
 from headflow.tracing.flow import ALL, PICTURE, Flow, effects_table, flow_masks
 from headflow.tracing.intervals import numbered
+from headflow.tracing.templates import apart, suffixes, templates
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subjects
@@ -54,15 +55,21 @@ def main(params: Params, key: str) -> None:
                 effects[name][band][place] = value
                 rows.append((subject.id, name, band, float(value)))
     pictures = numbered(subjects.rows["scene"].to_list())
-    flow = Flow(effects, pictures, steps, decoder_layers, confidence=settings.confidence, draws=settings.draws, seed=settings.seed)
-    bands, depths, contrasts = flow.bands_table(), flow.depths_table(), flow.contrasts_table()
+    named = templates(subjects.rows["question"].to_list(), subjects.rows["question_kind"].to_list(), pictures.tolist(), *suffixes(subjects.rows, cross=cross))
+    options = {"confidence": settings.confidence, "draws": settings.draws, "seed": settings.seed}
+    found = []
+    for template, members in apart(named, pictures):
+        part = {name: {band: values[members] for band, values in of.items()} for name, of in effects.items()}
+        found.append(Flow(part, pictures[members], steps, decoder_layers, template=template, **options))
+    bands, depths, contrasts = (pl.concat([getattr(one, f"{name}_table")() for one in found]) for name in ("bands", "depths", "contrasts"))
 
     folder = paths.flow_dir(key)
     FLOW_EFFECTS.write(effects_table(rows, decoder_layers), folder / "flow_effects.parquet")
     FLOW_BANDS.write(bands, folder / "flow_bands.parquet")
     FLOW_DEPTHS.write(depths, folder / "flow_depths.parquet")
     FLOW_CONTRASTS.write(contrasts, folder / "flow_contrasts.parquet")
-    windows = bands.filter(closed="window").pivot("route", index="layer", values="mean", maintain_order=True)
+    every = [frame.filter(pl.col("template").is_null()) for frame in (bands, depths, contrasts)]
+    windows = every[0].filter(closed="window").pivot("route", index="layer", values="mean", maintain_order=True)
     shown = [pl.col(name) if name in windows.columns else pl.lit(None, pl.Float64).alias(name) for name in ROUTES]
     write_csv(windows.select("layer", *shown), paths.plot("flow", key))
     write_json(
@@ -70,15 +77,16 @@ def main(params: Params, key: str) -> None:
         {
             "examples": len(subjects),
             "pictures": int(pictures.max()) + 1,
+            "templates": len(named),
             "layers": layers,
             "width": steps.windows[0][1] - steps.windows[0][0],
             "windows": len(steps.windows),
             "masked_forwards": sum(len(masks) for _, masks in planned),
             "largest_gap_intact_to_stock": float(np.abs(np.array(intact) - subjects.rows["stock_target"].to_numpy()).max()),
             "left_out": [name for name in ROUTES if name not in effects],
-            "effects": by_name(bands.filter(closed="everywhere"), "{route}", "mean", "low", "high", "share"),
-            "depths": by_name(depths, "{route}", "depth", "depth_low", "depth_high", "window_depth", "first"),
-            "contrasts": by_name(contrasts, "{measure}: {route} - {other}", "difference", "low", "high", "p"),
+            "effects": by_name(every[0].filter(closed="everywhere"), "{route}", "mean", "low", "high", "share"),
+            "depths": by_name(every[1], "{route}", "depth", "depth_low", "depth_high", "window_depth", "first"),
+            "contrasts": by_name(every[2], "{measure}: {route} - {other}", "difference", "low", "high", "p"),
         },
     )
 

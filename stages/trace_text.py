@@ -18,7 +18,7 @@ from headflow.tracing import text_tokens as tracing
 from headflow.tracing.bands import side_by_side
 from headflow.tracing.components import single_tokens
 from headflow.tracing.intervals import numbered
-from headflow.tracing.templates import templates
+from headflow.tracing.templates import suffixes, templates
 from headflow.tracing.text_masks import attribute, plan
 from stages import paths
 from stages.door import enter
@@ -69,15 +69,9 @@ def main(params: Params, key: str) -> None:
     folder = paths.text_tokens_dir(key)
     for name, (table, frame) in tables.items():
         table.write(frame, folder / f"{name}.parquet")
-    by_role = tables["text_roles"][1].filter(pl.col("window").is_null(), ~pl.col("role").is_in(["before", "after", "all"]))
+    by_role = tables["text_roles"][1].filter(pl.col("template").is_null(), pl.col("window").is_null(), ~pl.col("role").is_in(["before", "after", "all"]))
     write_csv(by_role.pivot("heads", index="role", values="share", maintain_order=True), paths.plot("text_roles", key))
     write_json(paths.metrics("trace_text", key), metrics(tables, len(subjects), chosen, bands, plans))
-
-
-def suffixes(rows: pl.DataFrame, *, cross: bool) -> tuple[list[list[str]], list[list[str]]]:
-    """Text and role of each example's tokens after the picture; of all its tokens where the picture is read by cross-attention."""
-    starts = [0 if cross else stop for stop in rows["image_stop"]]
-    return tuple([mine[start:] for mine, start in zip(rows[column].to_list(), starts, strict=True)] for column in ("tokens", "roles"))
 
 
 def top_heads(key: str, ids: list[str], count: int | None, share: float) -> np.ndarray:
@@ -111,7 +105,7 @@ def solve(ids: list[str], plans: list, targets: list, slopes: list, confidence: 
 def metrics(tables: dict, examples: int, chosen: np.ndarray, bands: list, plans: list) -> dict:
     """The main numbers; null where one is unknown."""
     fits, by_role, contrasts = (tables[name][1] for name in ("text_fits", "text_roles", "text_contrasts"))
-    whole = by_role.filter(pl.col("window").is_null())
+    whole, contrasts = by_role.filter(pl.col("template").is_null(), pl.col("window").is_null()), contrasts.filter(pl.col("template").is_null())
     numbers = ("share", "share_low", "share_high", "mean")
     shares = {heads: {row["role"]: {part: row[part] for part in numbers} for row in whole.filter(heads=heads).to_dicts()} for heads in tracing.HEADS}
     r = {heads: fits.filter(heads=heads)["held_out_r"].drop_nulls() for heads in tracing.HEADS}

@@ -14,13 +14,15 @@ CLOSED = {"from": "Closed from a layer on", "below": "Closed below a layer"}
 _X = {"window": "middle of the window, decoder layer", "from": "first layer closed", "below": "first layer left open"}
 
 
-def order_of_flow(bands: pl.DataFrame, depths: pl.DataFrame, unit: str = "logits") -> alt.VConcatChart:
+def order_of_flow(bands: pl.DataFrame, depths: pl.DataFrame, unit: str = "logits", template: str | None = None) -> alt.VConcatChart:
     """Fall of the target against depth, a line a route with its interval; below, the mean depth of each route; then the two cumulative closings.
 
     Args:
         bands: the flow bands table.
         depths: the flow depths table.
+        template: whose examples are meant; None = all.
     """
+    bands, depths = (frame.filter(pl.col("template").eq_missing(pl.lit(template))) for frame in (bands, depths))
     names = [route for route in ROUTES if route in set(bands["route"])]
     widths = bands.filter(pl.col("closed") == "window").select(pl.col("last_layer") - pl.col("first_layer") + 1).to_series()
     wide = f"a window of {widths[0]} layers" if len(widths) and widths[0] > 1 else "a single layer"

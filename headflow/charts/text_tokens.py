@@ -84,7 +84,8 @@ def _tooltip(unit: str) -> list[alt.Tooltip]:
         alt.Tooltip("token:N"), alt.Tooltip("part:N", title="role"), alt.Tooltip("which:N", title="cut"),
         alt.Tooltip("mean:Q", title=f"attribution, {unit}", format="+.3f"), alt.Tooltip("low:Q", title="interval from", format="+.3f"),
         alt.Tooltip("high:Q", title="to", format="+.3f"), alt.Tooltip("share:Q", title="share of the whole effect", format="+.1%"),
-        alt.Tooltip("alone:Q", title="effect when cut alone", format="+.3f"), alt.Tooltip("examples:Q"),
+        alt.Tooltip("alone:Q", title="effect when cut alone", format="+.3f"), alt.Tooltip("size:Q", title="mean size", format=".3f"),
+        alt.Tooltip("examples:Q"),
     ]  # fmt: skip
 
 
@@ -135,9 +136,16 @@ def _number(value: float, half: float) -> str:
     return text.replace("-", "−") + (f" ± {half:.2f}" if half else "")
 
 
-def role_shares(roles: pl.DataFrame) -> alt.LayerChart:
-    """What share of the effect the tokens of each role receive, with all heads (filled) and with the top heads alone (hollow)."""
-    rows = theme.drawable(roles.filter(pl.col("window").is_null(), ~pl.col("role").is_in(["all", "before", "after"])))
+def role_shares(roles: pl.DataFrame, template: str | None = None) -> alt.LayerChart:
+    """What share of the effect the tokens of each role receive, with all heads (filled) and with the top heads alone (hollow).
+
+    Args:
+        roles: the text roles table.
+        template: whose examples are meant; None = all.
+    """
+    rows = theme.drawable(
+        roles.filter(pl.col("template").eq_missing(pl.lit(template)), pl.col("window").is_null(), ~pl.col("role").is_in(["all", "before", "after"]))
+    )
     order = [ROLES[role] for role in ROLES if role in set(rows["role"])]
     rows = rows.with_columns(pl.col("role").replace(ROLES).alias("part"), pl.col("heads").replace(HEADS).alias("which"))
     which = [HEADS[heads] for heads in HEADS if heads in set(rows["heads"])]
@@ -180,10 +188,10 @@ def token_depths(slots: pl.DataFrame, bands: list[str], template: str | None = N
     cells = alt.Chart(rows).mark_rect(cornerRadius=2).encode(
         x=alt.X("place:N", title="token", scale=alt.Scale(domain=order), axis=alt.Axis(labelAngle=-60, labelLimit=110)),
         y=alt.Y("layers:N", title="decoder layers", scale=alt.Scale(domain=list(reversed(bands)))),
-        color=theme.signed("mean", rows, f"attribution, {unit}"),
+        color=theme.signed("mean", rows, f"attribution, {unit}", orient="top", direction="horizontal"),
         tooltip=[*_tooltip(unit), alt.Tooltip("layers:N")],
     )  # fmt: skip
-    return alt.layer(cells).properties(width=theme.WIDTH, height=max(60, 34 * len(bands)) + 60, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+    return alt.layer(cells).properties(width=theme.WIDTH - 80, height=max(60, 30 * len(bands)))
 
 
 def largest_template(slots: pl.DataFrame) -> str | None:

@@ -56,14 +56,16 @@ class Flow:
         sweep: where routes were closed.
         decoder_layers: the decoder layer behind each number of ``sweep``.
         confidence: level of the intervals.
+        template: name of the template that all examples are of; None = all examples.
     """
 
     def __init__(
         self, effects: Mapping[str, Mapping[Band, Float[np.ndarray, "examples"]]], pictures: Int[np.ndarray, "examples"], sweep: Sweep,
-        decoder_layers: Sequence[int], *, confidence: float = 0.95, draws: int = 1999, seed: int = 0,
+        decoder_layers: Sequence[int], *, confidence: float = 0.95, draws: int = 1999, seed: int = 0, template: str | None = None,
     ) -> None:  # fmt: skip
+        self.template = template
         self.effects, self.pictures, self.sweep, self.decoder_layers, self.confidence = effects, pictures, sweep, decoder_layers, confidence
-        self.routes = [route for route in effects if route not in (PICTURE, ALL)]
+        self.routes = [route for route in effects if route not in (PICTURE, ALL) and np.isfinite(effects[route][0, sweep.layers]).any()]
         self.whole = (0, sweep.layers)
         self.total = effects[PICTURE][self.whole]
         self._weights = bootstrap(pictures, draws, seed, "flow")
@@ -92,7 +94,8 @@ class Flow:
                 centre = self._mean(values)
                 share = ratio(values[:, None], self.total, self.pictures, self.confidence)
                 rows.append(
-                    {"route": route, "closed": closed, "first_layer": self.decoder_layers[band[0]], "last_layer": self.decoder_layers[band[1] - 1]}
+                    {"template": self.template, "route": route, "closed": closed}
+                    | {"first_layer": self.decoder_layers[band[0]], "last_layer": self.decoder_layers[band[1] - 1]}
                     | {"layer": layer, "mean": float(centre.value), "low": float(centre.low), "high": float(centre.high), "p": float(centre.p)}
                     | {"share": float(share.value[0]), "share_low": float(share.low[0]), "share_high": float(share.high[0])}
                     | {"examples": int(np.isfinite(values).sum())}
@@ -113,7 +116,7 @@ class Flow:
             matter = (means.low > 0) & (settled(means.p, means.value, float(np.nanmean(self.total))) < 1)
             above, weight = middles[matter], means.value[matter]
             rows.append(
-                {"route": route, "effect": float(effect.value), "effect_low": float(effect.low), "effect_high": float(effect.high)}
+                {"template": self.template, "route": route, "effect": float(effect.value), "effect_low": float(effect.low), "effect_high": float(effect.high)}
                 | {"effect_p": float(effect.p), "share": float(share.value[0])}
                 | {"depth": float(depth.value), "depth_low": float(depth.low), "depth_high": float(depth.high)}
                 | {"window_depth": float(weight @ above / weight.sum()) if len(above) else np.nan}
@@ -129,8 +132,8 @@ class Flow:
             found = [(route, other, self._contrast(measure, route, other)) for route, other in combinations(self.routes, 2)]
             corrected = holm([float(gap.p) for *_, gap in found])
             rows += [
-                {"measure": measure, "route": route, "other": other, "difference": float(gap.value), "low": float(gap.low), "high": float(gap.high)}
-                | {"p": float(gap.p), "p_holm": p}
+                {"template": self.template, "measure": measure, "route": route, "other": other}
+                | {"difference": float(gap.value), "low": float(gap.low), "high": float(gap.high), "p": float(gap.p), "p_holm": p}
                 for (route, other, gap), p in zip(found, corrected, strict=True)
             ]  # fmt: skip
         return _table(rows, FLOW_CONTRASTS)

@@ -10,14 +10,16 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+import polars as pl
+from jaxtyping import Float, Int
 
 BEFORE = ("system", "image", "question")
 """Roles of tokens up to the end of the question. Where the picture stands in no sequence, those before it read it too."""
 AFTER = ("role", "final", "answer")
 """Roles of the tokens that come after the question and lead to the answer."""
 GAP = "…"
-_LEAST = 3  # pictures that a wording has to be asked about to be a template of its own
+LEAST = 3
+"""Pictures that a wording has to be asked about to be a template of its own, and a template to be reported apart."""
 _NAMED = 2  # words of a varying slot that are named
 
 
@@ -80,16 +82,35 @@ def templates(
     shown: dict[str, dict[str, set[Hashable]]] = {}
     for question, kind, picture in zip(questions, kinds, pictures, strict=True):
         shown.setdefault(kind, {}).setdefault(question, set()).add(picture)
-    apart = {kind for kind, wordings in shown.items() if min(map(len, wordings.values())) >= _LEAST}
+    often = {kind for kind, wordings in shown.items() if min(map(len, wordings.values())) >= LEAST}
     members: dict[tuple[str, str], list[int]] = {}
     for example, (question, kind) in enumerate(zip(questions, kinds, strict=True)):
-        members.setdefault((kind, question if kind in apart else ""), []).append(example)
+        members.setdefault((kind, question if kind in often else ""), []).append(example)
     found = []
     for (kind, _), mine in members.items():
         name = _common([questions[example] for example in mine])
         name = f"{name} ({kind})" if any(other.name == name for other in found) else name
         found.append(Template(name, tuple(mine), align([tokens[example] for example in mine], [roles[example] for example in mine])))
     return found
+
+
+def suffixes(rows: pl.DataFrame, *, cross: bool) -> tuple[list[list[str]], list[list[str]]]:
+    """Text and role of each example's tokens after the picture, from rows of a FEATURES table.
+
+    Args:
+        cross: whether the picture is read by cross-attention: it then stands in no sequence, and all tokens are meant.
+    """
+    starts = [0 if cross else stop for stop in rows["image_stop"]]
+    tokens, roles = ([mine[start:] for mine, start in zip(rows[column].to_list(), starts, strict=True)] for column in ("tokens", "roles"))
+    return tokens, roles
+
+
+def apart(found: Sequence[Template], pictures: Int[np.ndarray, "examples"]) -> list[tuple[str | None, Int[np.ndarray, "members"]]]:
+    """All examples, under the name None, and, where there are several templates, those of each that is asked about enough pictures."""
+    every: list[tuple[str | None, np.ndarray]] = [(None, np.arange(len(pictures)))]
+    if len(found) > 1:
+        every += [(one.name, np.array(one.members)) for one in found if len(set(pictures[list(one.members)].tolist())) >= LEAST]
+    return every
 
 
 def align(tokens: Sequence[Sequence[str]], roles: Sequence[Sequence[str]]) -> tuple[Slot, ...]:

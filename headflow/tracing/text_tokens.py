@@ -11,7 +11,7 @@ from headflow.attribution.multiple import holm
 from headflow.tables import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS, Table
 from headflow.tracing.bands import Band
 from headflow.tracing.intervals import Estimate, mean, ratio, settled
-from headflow.tracing.templates import AFTER, Template
+from headflow.tracing.templates import AFTER, Template, apart
 from headflow.tracing.text_masks import Plan, Traced
 
 HEADS = ("all", "top")
@@ -134,16 +134,18 @@ def roles_table(prompts: Prompts, found: Found, confidence: float) -> pl.DataFra
         for role, which in members.items():
             inside = [np.array([one in which for one in mine]) for mine in prompts.roles]
             counts = np.array([chosen.sum() for chosen in inside])
-            if not counts.any():
-                continue
             sums = np.stack([_with_sum(one.attribution[:, chosen].sum(1)) for one, chosen in zip(examples, inside, strict=True)])
             sums[counts == 0] = np.nan
-            centre, share = _estimates(sums, totals, prompts.pictures, confidence)
-            for column, window in enumerate(_windows(sums)):
-                rows.append(
-                    {"heads": heads, "window": window, "role": role, "tokens": counts[counts > 0].mean()} | _columns(centre, share, column)
-                    | {"examples": int((counts > 0).sum()), "pictures": len(set(prompts.pictures[counts > 0].tolist()))}
-                )  # fmt: skip
+            for template, mine in apart(prompts.templates, prompts.pictures):
+                having = mine[counts[mine] > 0]
+                if not len(having):
+                    continue
+                centre, share = _estimates(sums[mine], totals[mine], prompts.pictures[mine], confidence)
+                for column, window in enumerate(_windows(sums)):
+                    rows.append(
+                        {"template": template, "heads": heads, "window": window, "role": role, "tokens": counts[having].mean()}
+                        | _columns(centre, share, column) | {"examples": len(having), "pictures": len(set(prompts.pictures[having].tolist()))}
+                    )  # fmt: skip
     return _table(rows, TEXT_ROLES)
 
 
@@ -163,7 +165,7 @@ def slots_table(prompts: Prompts, found: Found, confidence: float) -> pl.DataFra
                     rows.append(
                         {"heads": heads, "window": window, "template": template.name, "slot": slot, "role": place.role, "text": place.text}
                         | _columns(centre, share, (column, slot)) | {"p_holm": corrected[slot], "examples": int(known.sum())}
-                        | {"alone": singles[known, column, slot].mean()}
+                        | {"size": np.abs(values[known, column, slot]).mean(), "alone": singles[known, column, slot].mean()}
                     )  # fmt: skip
     return _table(rows, TEXT_SLOTS)
 
@@ -172,21 +174,22 @@ def contrasts_table(prompts: Prompts, found: Found, confidence: float) -> pl.Dat
     """After the question against before its end, and the top heads against all, as a TEXT_CONTRASTS table."""
     after = [np.array([one in AFTER for one in mine]) for mine in prompts.roles]
 
-    def shares(heads: str, sign: float) -> np.ndarray:
-        """Attribution after the question, plus ``sign`` times that before its end, in units of these heads' mean total effect."""
-        parts = [one.attribution.sum(0) @ np.where(chosen, 1.0, sign) for one, chosen in zip(found[heads], after, strict=True)]
-        return np.array(parts)
+    def sums(heads: str, sign: float) -> Float[np.ndarray, "examples"]:
+        """Attribution after the question, plus ``sign`` times that before its end."""
+        return np.array([one.attribution.sum(0) @ np.where(chosen, 1.0, sign) for one, chosen in zip(found[heads], after, strict=True)])
 
+    totals = {heads: _totals(found[heads]) for heads in found}
+    alike = np.array([_cosine(one.attribution.sum(0), other.attribution.sum(0)) for one, other in zip(found["top"], found["all"], strict=True)])
     rows = []
-    apart = ratio(shares("all", -1.0), _totals(found["all"]), prompts.pictures, confidence)
-    rows.append(("after - before", *_numbers(apart)))
-    if "top" in found:
-        rows.append(("top - all", *_numbers(_difference_of_ratios(
-            (shares("top", 0.0), _totals(found["top"])), (shares("all", 0.0), _totals(found["all"])), prompts.pictures, confidence
-        ))))  # fmt: skip
-        pairs = zip(found["top"], found["all"], strict=True)
-        alike = mean(np.array([_cosine(one.attribution.sum(0), other.attribution.sum(0)) for one, other in pairs]), prompts.pictures, confidence)
-        rows.append(("similarity", float(alike.value), float(alike.low), min(1.0, float(alike.high)), np.nan))
+    for template, mine in apart(prompts.templates, prompts.pictures):
+        pictures = prompts.pictures[mine]
+        pairs = [(sums(heads, 0.0)[mine], totals[heads][mine]) for heads in ("top", "all")]
+        similarity = mean(alike[mine], pictures, confidence)
+        rows += [
+            (template, "after - before", *_numbers(ratio(sums("all", -1.0)[mine], totals["all"][mine], pictures, confidence))),
+            (template, "top - all", *_numbers(_difference_of_ratios(*pairs, pictures, confidence))),
+            (template, "similarity", float(similarity.value), float(similarity.low), min(1.0, float(similarity.high)), np.nan),
+        ]
     frame = pl.DataFrame(rows, schema=_schema(TEXT_CONTRASTS), orient="row")
     return frame.with_columns(pl.col(pl.Float64).fill_nan(None))
 

@@ -10,8 +10,9 @@ BEFORE, AFTER, CANNOT_TELL = "before", "after", "cannot tell"
 DIRECTLY, THROUGH_QUESTION = "directly", "through the question"
 
 
-def order(depths: pl.DataFrame, contrasts: pl.DataFrame, unit: str = "logits") -> str:
-    """Does the question's text reach the role and final tokens before the picture does?"""
+def order(depths: pl.DataFrame, contrasts: pl.DataFrame, unit: str = "logits", template: str | None = None) -> str:
+    """Does the question's text reach the role and final tokens before the picture does? For all examples, or for those of ``template``."""
+    depths, contrasts = _of(template, depths, contrasts)
     known = {row["route"]: row for row in depths.iter_rows(named=True)}
     question = "Whether the question's text reaches the role and final tokens before the picture does"
     if not known:
@@ -31,7 +32,7 @@ def order(depths: pl.DataFrame, contrasts: pl.DataFrame, unit: str = "logits") -
     if text["depth_low"] is None:
         return f"{question} cannot be told in general from one picture; here the text arrives {depths_said}."
     gap = _contrast(contrasts, "depth", TEXT, DIRECT)
-    outcome = arrival(contrasts)
+    outcome = _sign(gap, BEFORE, AFTER)
     if gap is None or outcome == CANNOT_TELL:
         span = f"; the difference is {_layers(gap)}" if gap is not None and gap["low"] is not None else ""
         return f"{question} cannot be told: the text arrives {depths_said}{span}."
@@ -41,16 +42,14 @@ def order(depths: pl.DataFrame, contrasts: pl.DataFrame, unit: str = "logits") -
     )
 
 
-def arrival(contrasts: pl.DataFrame) -> str:
+def arrival(contrasts: pl.DataFrame, template: str | None = None) -> str:
     """``before``, ``after`` or ``cannot tell``: the text of the question, against the picture."""
-    gap = _contrast(contrasts, "depth", TEXT, DIRECT)
-    if gap is None or gap["low"] is None:
-        return CANNOT_TELL
-    return BEFORE if gap["high"] < 0 else AFTER if gap["low"] > 0 else CANNOT_TELL
+    return _sign(_contrast(*_of(template, contrasts), "depth", TEXT, DIRECT), BEFORE, AFTER)
 
 
-def way(bands: pl.DataFrame, contrasts: pl.DataFrame) -> str:
-    """Does the picture reach the answer through the tokens of the question, or directly?"""
+def way(bands: pl.DataFrame, contrasts: pl.DataFrame, template: str | None = None) -> str:
+    """Does the picture reach the answer through the tokens of the question, or directly? For all examples, or for those of ``template``."""
+    bands, contrasts = _of(template, bands, contrasts)
     whole = {row["route"]: row for row in bands.filter(pl.col("closed") == "everywhere").iter_rows(named=True)}
     if VIA not in whole or DIRECT not in whole or whole[DIRECT]["share"] is None or whole[VIA]["share"] is None:
         return "By which way the picture reaches the answer cannot be told: cutting it off altogether changes the target too little."
@@ -61,7 +60,7 @@ def way(bands: pl.DataFrame, contrasts: pl.DataFrame) -> str:
     )
     if via["share_low"] is None:
         return f"By which way the picture reaches the answer in general cannot be told from one picture; here {costs}."
-    outcome = passage(contrasts)
+    outcome = _sign(_contrast(contrasts, "effect", VIA, DIRECT), DIRECTLY, THROUGH_QUESTION)
     if outcome == CANNOT_TELL:
         return f"Whether the picture reaches the answer directly or through the tokens of the question cannot be told: {costs}."
     start = {
@@ -78,12 +77,20 @@ def way(bands: pl.DataFrame, contrasts: pl.DataFrame) -> str:
     return f"{start}: {costs}{note}."
 
 
-def passage(contrasts: pl.DataFrame) -> str:
+def passage(contrasts: pl.DataFrame, template: str | None = None) -> str:
     """``directly``, ``through the question`` or ``cannot tell``."""
-    gap = _contrast(contrasts, "effect", VIA, DIRECT)
+    return _sign(_contrast(*_of(template, contrasts), "effect", VIA, DIRECT), DIRECTLY, THROUGH_QUESTION)
+
+
+def _of(template: str | None, *tables: pl.DataFrame) -> list[pl.DataFrame]:
+    return [table.filter(pl.col("template").eq_missing(pl.lit(template))) for table in tables]
+
+
+def _sign(gap: dict | None, below: str, above: str) -> str:
+    """Which side of zero an interval lies on, if it does."""
     if gap is None or gap["low"] is None:
         return CANNOT_TELL
-    return DIRECTLY if gap["high"] < 0 else THROUGH_QUESTION if gap["low"] > 0 else CANNOT_TELL
+    return below if gap["high"] < 0 else above if gap["low"] > 0 else CANNOT_TELL
 
 
 def left_out(depths: pl.DataFrame) -> str | None:

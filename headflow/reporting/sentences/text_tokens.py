@@ -23,6 +23,12 @@ def template_tokens(slots: pl.DataFrame, unit: str = "logits", template: str | N
             f"Which tokens receive the picture in general cannot be told from one picture; here {_quoted(first)} gains most, {number(first['mean'])} {unit}, "
             f"with {_count(rows)}."
         )
+    if rows["share"].drop_nulls().is_empty():
+        first = rows.sort("size", descending=True, nulls_last=True).row(0, named=True)
+        return (
+            f"Which tokens receive the picture cannot be told from the mean: cut off from it, all tokens together change the target by no more than chance, "
+            f"up in some examples and down in others; {_quoted(first)} has the attribution of largest size, {number(first['size'])} {unit} on average."
+        )
     told = rows.filter((pl.col("p_holm") < ALPHA) & (pl.col("mean") > 0)).sort("mean", descending=True)
     if told.is_empty():
         return f"Which tokens receive the picture cannot be told: for none of {_count(rows)} does the attribution differ from nothing by more than chance."
@@ -35,8 +41,9 @@ def template_tokens(slots: pl.DataFrame, unit: str = "logits", template: str | N
     return f"The picture is received by {listed(parts)}{more}{others}."
 
 
-def role_shares(roles: pl.DataFrame, contrasts: pl.DataFrame) -> str:
-    """Do the tokens after the question receive the picture, or those of the question itself?"""
+def role_shares(roles: pl.DataFrame, contrasts: pl.DataFrame, template: str | None = None) -> str:
+    """Do the tokens after the question receive the picture, or those of the question itself? For all examples, or for those of ``template``."""
+    roles, contrasts = (table.filter(pl.col("template").eq_missing(pl.lit(template))) for table in (roles, contrasts))
     rows = {row["role"]: row for row in roles.filter(pl.col("heads") == "all", pl.col("window").is_null()).iter_rows(named=True)}
     gap = _contrast(contrasts, "after - before")
     if "after" not in rows or "before" not in rows or gap is None:
@@ -58,6 +65,7 @@ def role_shares(roles: pl.DataFrame, contrasts: pl.DataFrame) -> str:
 
 def top_heads(contrasts: pl.DataFrame, top: int, of: int) -> str:
     """Do the top heads write to the same tokens as all heads together?"""
+    contrasts = contrasts.filter(pl.col("template").is_null())
     alike, gap = _contrast(contrasts, "similarity"), _contrast(contrasts, "top - all")
     which = f"the first {counted(top, 'head')} of {of:,}" if top > 1 else f"the first head of {of:,}"
     if alike is None or gap is None or alike["value"] is None or gap["value"] is None:
