@@ -282,11 +282,14 @@ class ImageTokensParams(Group):
     """Which image tokens give the picture (stage trace_image); target and baseline are those of `features`."""
 
     alone: int = Field(100, ge=8, le=10_000, description="up to so many image tokens are cut each alone; more are cut in so many patches, found by a search")
-    count: int = Field(96, ge=16, le=1_000_000, description="fit masks per example, those of the search included")
+    count: int = Field(64, ge=16, le=1_000_000, description="fit masks per example, those of the search included")
     corners: int = Field(
         32, ge=8, le=4096, description="masks at which the local differences of all tokens are taken (about 2.7 masked runs each), the search's included; even"
     )
     held_out: int = Field(48, ge=20, le=100_000, description="independent masks that judge the fit")
+    estimand: Literal["shapley", "banzhaf"] = Field(
+        "shapley", description="what is averaged over: shapley, sets of other tokens of all sizes; banzhaf, all sets alike, most of which hold about half"
+    )
     search: float = Field(0.5, gt=0.0, lt=1.0, description="share of fit masks and corners that looks for patches, where there are too many tokens")
     top: bool = Field(True, description="also with the top heads alone")
     top_heads: int | None = Field(None, ge=1, description="first heads of the mean head attribution that are traced alone; null = as many as top_share takes")
@@ -335,7 +338,7 @@ class KeepingParams(Group):
 class ReadingParams(Group):
     """What single heads look at, pass on and write (stage read_heads); the baseline is that of `features`."""
 
-    heads: int = Field(8, ge=1, le=1000, description="heads of largest mean attribution that are looked at one by one")
+    heads: int = Field(8, ge=1, le=1000, description="heads of largest mean attribution that are looked at one by one, at most")
     examples: int = Field(12, ge=1, le=10_000, description="explained examples with maps, the first ones; the typical ones of each cluster come on top")
     typical: int = Field(3, ge=0, le=50, description="most typical examples of each cluster of heads with maps; at most clusters.typical are known")
     token_corners: int = Field(32, ge=2, le=4096, description="states of all image tokens over which the maps of what heads pass on are averaged; even")

@@ -26,7 +26,7 @@ from headflow.tables import ATTRIBUTIONS, CLUSTER_EXAMPLES, CLUSTER_MAPS, HEAD_C
 from headflow.tracing.agreement import map_agreement, over_examples
 from headflow.tracing.head_maps import Head, Maps, attention_maps, attribution_maps, averaged, cluster_maps_table, head_maps_table, means_over
 from headflow.tracing.residual import find_paths
-from headflow.tracing.words import Words, writing_table
+from headflow.tracing.words import FAINT, Words, writing_table
 from headflow.tracing.written import direct_effects, written_logits
 from stages import paths
 from stages.door import enter
@@ -122,10 +122,11 @@ def look(
 
 
 def top_heads(grid: Float[np.ndarray, "examples layers heads"], most: int) -> list[Head]:
-    """The heads of largest mean attribution, largest first."""
+    """The heads of largest mean attribution, largest first; those that carry next to nothing beside the first are left out."""
     mean = grid.mean(0)
     order = np.argsort(-mean, axis=None, kind="stable")[:most]
-    return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, mean.shape), strict=True)]
+    heads = [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, mean.shape), strict=True)]
+    return [head for head in heads if mean[head] > FAINT * mean.max()] or heads[:1]
 
 
 def read_clusters(key: str, most: int) -> tuple[dict[int, list[Head]], pl.DataFrame]:

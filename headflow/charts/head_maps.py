@@ -75,7 +75,7 @@ def _grid(
     for column, name in enumerate(on_top):
         x = LEFT + column * step
         image, answer = pictures[name]
-        show(data_uri(image, 2 * CELL), x + (2 * CELL + GAP - CELL) / 2, LINE + 4, what=answer, example=name)
+        show(data_uri(image, 2 * CELL), x + (2 * CELL + GAP - CELL) / 2, LINE + 4, what=_short(answer, 60), example=name)
         write(_short(answer, 22), x + CELL + GAP / 2, LINE / 2)
     for column in range(max(map(len, cells))):
         for place, text in enumerate(("picture", "attention", "attribution")[3 - shown :]):
@@ -86,7 +86,7 @@ def _grid(
         for column, key in enumerate(pairs):
             x, part = LEFT + column * step, found[key].sort("token")
             image, answer = pictures[key[1]]
-            said = {"what": label, "example": f"{answer} ({key[1]})"}
+            said = {"what": label, "example": f"{_short(answer, 60)} ({key[1]})"}
             if not on_top:
                 show(data_uri(image, 2 * CELL), x, y, **said)
                 write(_short(answer, 12), x + CELL / 2, y + CELL + LINE / 2)
@@ -155,7 +155,9 @@ def _uri(pixels: UInt8[np.ndarray, "height width 3"]) -> str:
 
 
 def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """``text`` as it may be drawn: one line, no longer than ``most`` letters, and nothing that an SVG cannot hold."""
+    drawn = "".join(letter if letter.isprintable() else "↵" if letter == "\n" else "�" for letter in text.strip(" ")) or "␣"
+    return drawn if len(drawn) <= most else f"{drawn[: most - 1]}…"
 
 
 def head_words(words: pl.DataFrame, most_heads: int = MOST_HEADS) -> alt.LayerChart:
@@ -167,9 +169,14 @@ def head_words(words: pl.DataFrame, most_heads: int = MOST_HEADS) -> alt.LayerCh
     means = words.filter(pl.col("id").is_null(), pl.col("rank") <= WORDS).with_columns(head_name("layer", "head").alias("row"))
     heads = means["row"].unique(maintain_order=True).head(most_heads).to_list()
     counts = means.unique("answer", maintain_order=True).sort("examples", descending=True, maintain_order=True)
-    answers = counts["answer"].head(MOST_ANSWERS).to_list()
-    cells = theme.drawable(means.filter(pl.col("row").is_in(heads), pl.col("answer").is_in(answers))).with_columns(
-        pl.format("{} {}", pl.col("word").map_elements(lambda word: _short(_visible(word), 8), return_dtype=pl.String),
+    names = {answer: _short(answer, 14) for answer in counts["answer"].head(MOST_ANSWERS)}
+    # Two long answers may begin alike.
+    names = {answer: f"{name} {place}" if list(names.values()).count(name) > 1 else name for place, (answer, name) in enumerate(names.items(), 1)}
+    answers = list(names.values())
+    cells = theme.drawable(means.filter(pl.col("row").is_in(heads), pl.col("answer").is_in(list(names)))).with_columns(
+        pl.col("answer").replace_strict(names, return_dtype=pl.String),
+        pl.col("word").map_elements(lambda word: _short(word, 60), return_dtype=pl.String),
+        pl.format("{} {}", pl.col("word").map_elements(lambda word: _short(word, 8), return_dtype=pl.String),
                   pl.col("contribution").map_elements(lambda value: f"{value:+.1f}".replace("-", "−"), return_dtype=pl.String)).alias("text"),
     )  # fmt: skip
     y = alt.Y("row:N", title="layer and head", scale=alt.Scale(domain=heads, paddingInner=0.08))
@@ -195,11 +202,6 @@ def head_words(words: pl.DataFrame, most_heads: int = MOST_HEADS) -> alt.LayerCh
                 )
             )  # fmt: skip
     return alt.layer(*layers).properties(width=theme.WIDTH, height=60 + 46 * max(1, len(heads)), autosize=alt.AutoSizeParams(type="fit", contains="padding"))
-
-
-def _visible(word: str) -> str:
-    stripped = word.strip().replace("\n", "↵")
-    return stripped or "␣"
 
 
 def direct_against_attribution(writing: pl.DataFrame, unit: str = "logits") -> alt.LayerChart:

@@ -13,6 +13,8 @@ from headflow.seeds import generator
 from headflow.tables import HEAD_WORDS, HEAD_WRITING, Table
 
 Head = tuple[int, int]
+FAINT = 0.01
+"""Attributions below this share of the largest are as good as none: nothing is divided by them."""
 
 
 @dataclass
@@ -103,7 +105,8 @@ def writing_table(
     intervals["direct"] = (unknown, unknown, unknown) if direct is None else mean_interval(direct, confidence)
     intervals["share"] = (unknown, unknown, unknown)
     if direct is not None:
-        told = (intervals["attribution"][1] > 0) | (intervals["attribution"][2] < 0)
+        size = np.abs(intervals["attribution"][0])
+        told = ((intervals["attribution"][1] > 0) | (intervals["attribution"][2] < 0)) & (size > FAINT * size.max())
         times = exchange.resample(generator(seed, "share bootstrap"), draws).astype(float)
         with np.errstate(invalid="ignore", divide="ignore"):
             drawn = np.einsum("de,elh->dlh", times, direct) / np.einsum("de,elh->dlh", times, attributions)

@@ -25,7 +25,7 @@ def picture(seed=0, size=(32, 32)):
     return buffer.getvalue()
 
 
-ANSWERS = ["cat", "dog", '<b>"cup"</b>', "a very long answer that goes on", "e", "f"]
+ANSWERS = ["cat", "dog", '<b>"cup"</b>', "a very long answer \x18 that goes on", "e\x00", "f"]
 EXAMPLES = pl.DataFrame({"id": IDS, "image": [picture(number) for number in range(6)], "answer": ANSWERS})
 
 
@@ -47,7 +47,7 @@ def tables():
     words = [
         {"id": None if name is None else name, "answer": answer, "examples": 3, "layer": layer, "head": head, "rank": rank, "word": word, "token": rank,
          "contribution": 3.0 / rank, "answers": word == answer}
-        for name in (None, "e0") for answer in ("cat", "dog") for layer, head in HEADS for rank, word in enumerate((" cat", "dog", "\n", "tree"), 1)
+        for name in (None, "e0") for answer in ("cat", "dog") for layer, head in HEADS for rank, word in enumerate((" cat", "dog", "\n\x18", "tree"), 1)
     ]  # fmt: skip
     writing = [
         {name: None for name in HEAD_WRITING.columns}
@@ -112,7 +112,7 @@ def test_each_cluster_stands_beside_its_own_examples(tables):
 def test_examples_without_known_places_are_left_out(tables):
     table = tables["head_grid"].with_columns(pl.when(pl.col("id") != "e1").then(pl.col("left", "top", "right", "bottom")))
     shown = {row["example"] for row in data_of(draw("head_grid", table), "url") if row["map"]}
-    assert shown == {f"{answer} ({name})" for name, answer in list(zip(IDS, ANSWERS, strict=True))[:5] if name != "e1"}
+    assert shown == {f"{charts._short(answer, 60)} ({name})" for name, answer in list(zip(IDS, ANSWERS, strict=True))[:5] if name != "e1"}
     assert draw("head_grid", table.with_columns(left=pl.lit(None, pl.Float64))) is None
 
 
@@ -144,6 +144,18 @@ def test_the_answers_own_word_is_set_apart(tables):
     texts = [row["text"] for layer in bold for row in spec["datasets"][layer["data"]["name"]]]
     assert set(texts) == {"dog +1.5"}  # " cat" is not the table's "cat": tokens, not texts, are compared by the table
     assert all(row["id"] is None for rows in spec["datasets"].values() for row in rows)
+
+
+def test_letters_that_cannot_be_drawn():
+    assert charts._short("  \x00a\nb\ud7ffc ", 9) == "�a↵b�c" and charts._short("", 3) == charts._short("   ", 3) == "␣"
+    assert charts._short("abcdef", 4) == "abc…"
+
+
+def test_long_answers_that_begin_alike_stay_apart(tables):
+    long = {"cat": "the very same beginning, one", "dog": "the very same beginning, two"}
+    chart = draw("head_words", tables["head_words"].with_columns(pl.col("answer").replace(long)))
+    domain = chart.to_dict()["layer"][0]["encoding"]["x"]["scale"]["domain"]
+    assert len(set(domain)) == 2 and all(len(name) < 18 for name in domain)
 
 
 def test_the_diagonal_spans_what_is_drawn_and_only_top_heads_are_named(tables):

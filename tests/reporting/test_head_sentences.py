@@ -84,4 +84,6 @@ def test_the_direct_share():
     said = says.direct_against_attribution(writing(share(0.2, 0.1, 0.3), share(0.8, 0.7, 0.9), share(1.0, 0.9, 1.1)))
     assert said.startswith("In L2 H1 most of the attribution is written without any help, the rest comes by way of later parts (80%, interval 70% to 90%, of ")
     assert "in L2 H0 less than half" in said and "in L2 H2 what is written without any help cannot be told from the whole attribution" in said
+    said = says.direct_against_attribution(writing(share(1.0, 0.99, 1.02)))
+    assert said == "In L2 H0 what is written without any help is the whole attribution (100%, interval 99% to 102%, of it)."
     assert "cannot be told: it cannot be read" in says.direct_against_attribution(writing({}, {}))

@@ -11,6 +11,8 @@ ALPHA = 0.05
 MOST_NAMED = 5
 WEAK, STRONG = 0.3, 0.7
 """Rank correlations below and above which maps agree weakly and closely."""
+CLOSE = 0.05
+"""Shares whose interval lies so close to 1 are 1."""
 
 
 def head_grid(head_maps: pl.DataFrame, confidence: float = 0.95) -> str:
@@ -101,9 +103,9 @@ def direct_against_attribution(writing: pl.DataFrame) -> str:
         return "How much of a head's attribution is what it writes itself cannot be told: it cannot be read in this model, or no attribution is clear of 0."
     kinds: dict[str, list[dict]] = {}
     for row in heads:
-        kind = "more" if row["share_low"] > 1 else "open" if row["share_high"] >= 1 else "most" if row["share"] >= 0.5 else "less"
-        kinds.setdefault(kind, []).append(row)
+        kinds.setdefault(_kind(row), []).append(row)
     told = {
+        "whole": "what is written without any help is the whole attribution",
         "more": "more than the attribution is written without any help, and later parts take some of it back",
         "most": "most of the attribution is written without any help, the rest comes by way of later parts",
         "less": "less than half of the attribution is written without any help: most comes by way of later parts",
@@ -112,6 +114,14 @@ def direct_against_attribution(writing: pl.DataFrame) -> str:
     parts = [f"in {_who(kinds[kind], heads)} {text} ({_span(kinds[kind])} of it)" for kind, text in told.items() if kind in kinds]
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _kind(row: dict) -> str:
+    if row["share_low"] >= 1 - CLOSE and row["share_high"] <= 1 + CLOSE:
+        return "whole"
+    if row["share_low"] > 1:
+        return "more"
+    return "open" if row["share_high"] >= 1 else "most" if row["share"] >= 0.5 else "less"
 
 
 def _who(rows: list[dict], heads: list[dict]) -> str:
