@@ -130,7 +130,8 @@ def kept_rows(id: str, picture: int, way: str, wanted: Plan, results: Float[np.n
     total = int(wanted.kept.max())
     for selection, places in wanted.place.items():
         columns = {
-            "id": [id] * len(places), "picture": [picture] * len(places), "way": [way] * len(places), "selection": [selection] * len(places), "percent": list(wanted.percents),
+            "id": [id] * len(places), "picture": [picture] * len(places), "way": [way] * len(places),
+            "selection": [selection] * len(places), "percent": list(wanted.percents),
             "kept": wanted.kept[places], "of": [total] * len(places), "target": results[places, 0].astype(float),
             "first_right": results[places, 1] > 0.5, "right": results[places, 2] > 0.5,
         }  # fmt: skip

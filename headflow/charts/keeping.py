@@ -76,7 +76,8 @@ def _panel(rows: pl.DataFrame, way: str, measure: str, unit: str, domain: list[f
     points = base.mark_point(size=26).encode(y=alt.Y("mean:Q", **y), tooltip=tooltip)
     rules = [rule for percent, draw in ((100.0, _stock), (0.0, _none)) for rule in (draw(ends[percent]),) if rule is not None]
     width = {1: 560, 2: 280}.get(wide, 186)
-    return alt.layer(*rules, band, line, points).properties(width=width, height=190 if accuracy else 170, title=alt.TitleParams(WAYS[way] if accuracy else "", frame="group"))
+    heading = alt.TitleParams(WAYS[way] if accuracy else "", frame="group")
+    return alt.layer(*rules, band, line, points).properties(width=width, height=190 if accuracy else 170, title=heading)
 
 
 def _none(values: pl.Series) -> alt.LayerChart | None:

@@ -151,7 +151,7 @@ def keep_tokens(
     check_percent(k)
     if lvlm.prefix_mode == "cross":
         raise HeadflowError(
-            f"keep_tokens: {type(lvlm.model).__name__} reads the picture by cross-attention, so there is no image token in its sequence; close its keys with gates"
+            f"keep_tokens: {type(lvlm.model).__name__} reads the picture by cross-attention, so there is no image token in its sequence; close keys with gates"
         )
     capture = lvlm.capture(image, question) if lvlm.prefix_mode is None or isinstance(by, str) else None
     if how == "closed" and lvlm.prefix_mode != "shared":

@@ -42,7 +42,8 @@ def test_the_fewest_and_the_clear_winner_are_named():
 
 def test_a_lead_that_may_be_chance_is_not_called_one():
     same = curves(5, 9, noise=2.0)
-    found = tables({"attention": same, "position": same + np.random.default_rng(0).normal(size=same.shape)}, {"attention": answers(0.8), "position": answers(0.8)})
+    other = same + np.random.default_rng(0).normal(size=same.shape)
+    found = tables({"attention": same, "position": other}, {"attention": answers(0.8), "position": answers(0.8)})
     assert "cannot be told" in kept_tokens(*found) and "cannot be told" in kept_target(*found)
     assert "beforehand" not in kept_tokens(*found)  # nobody looked at the answer
 

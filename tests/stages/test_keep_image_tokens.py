@@ -67,8 +67,8 @@ def write_attributions() -> None:
         cut = torch.zeros(GRID**2 + 1, len(capture.input_ids))
         cut[1:, capture.image] = torch.eye(GRID**2)
         targets = run_gates(capture, [Gate(keys=cut)], target=Target("logit", row["answer_tokens"][0]))
-        columns = {"id": [row["id"]] * GRID**2, "token": range(GRID**2), "attribution": (targets[:1] - targets[1:]).double().numpy(), "of_interest": [1] * GRID**2}
-        frames.append(pl.DataFrame(columns))
+        falls = (targets[:1] - targets[1:]).double().numpy()
+        frames.append(pl.DataFrame({"id": [row["id"]] * GRID**2, "token": range(GRID**2), "attribution": falls, "standard_error": 0 * falls}))
     Path("data/image_tokens/tiny").mkdir(parents=True)
     pl.concat(frames).write_parquet("data/image_tokens/tiny/image_tokens.parquet")
 

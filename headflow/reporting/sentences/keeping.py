@@ -4,7 +4,7 @@ import polars as pl
 
 from headflow.analysis.keeping import leader
 from headflow.attribution.faithfulness import Leader
-from headflow.reporting.words import counted, interval, listed, number, percent
+from headflow.reporting.words import counted, listed, number, percent
 
 CHOICES = {"attribution": "attribution", "attention": "attention", "position": "place in the picture", "random": "chance"}
 WAYS = {"removed": "removed", "closed": "closed to the text", "baseline": "made to read the baseline"}
@@ -89,7 +89,8 @@ def _right(rows: list[dict]) -> str:
     names = {row["selection"] for row in rows}
     if "attribution" not in names:
         return ""
-    free = [f"{CHOICES[name]} needs {cost}" for name, cost in (("attention", "one run of the whole model"), ("position", "other pictures alone")) if name in names]
+    costs = {"attention": "one run of the whole model", "position": "other pictures alone"}
+    free = [f"{CHOICES[name]} needs {cost}" for name, cost in costs.items() if name in names]
     text = " Attribution is measured with the answer at hand, by many runs: it shows what could be kept, not what can be known beforehand"
     return f"{text}; {listed(free)}." if free else f"{text}."
 
