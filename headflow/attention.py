@@ -109,12 +109,14 @@ def gated_attention(
     state.fired.append(layer)
     suffix = query.shape[2]
     needed = state.queries_needed(layer, suffix)
-    visible = _visible(attention_mask) if state.bank.visible is None else state.bank.visible[layer].to(query.device)
+    given = state.bank.visible is not None and not state.generated
+    visible = state.bank.visible[layer].to(query.device) if given else _visible(attention_mask)
     if state.seen is not None:
         state.seen[layer] = visible
     visible = visible[..., -needed:, :]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = _attend(state, layer, query[:, :, -needed:], key, value, visible, scale, softcap)
+    attend = _attend_part_by_part if state.parts else _attend
+    output = attend(state, layer, query[:, :, -needed:], key, value, visible, scale, softcap)
     output = output.transpose(1, 2)
     if needed < suffix:  # the caller reshapes to the full suffix; rows that nobody reads stay zero
         padded = output.new_zeros(output.shape[0], suffix, *output.shape[2:])
@@ -140,6 +142,17 @@ def _visible(mask: Tensor) -> Tensor:
     """Which keys the stock model shows to each query, ``[1, 1, rows, keys]``; the same for every forward."""
     mask = mask[:1, :1]
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def _attend_part_by_part(
+    state: SuffixPass, layer: int, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float, softcap: float | None
+) -> Float[Tensor, "batch heads queries head_dim"]:
+    """Several examples in one pass: the weights serve them all at once, keys are each example's own, so that none is padded."""
+    outputs = []
+    for part in state.parts:
+        own_key, own_value = (x[part.rows, :, -part.own :] for x in (key, value))
+        outputs.append(_attend(part.state, layer, query[part.rows], own_key, own_value, part.visible(layer, visible), scale, softcap))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _attend(

@@ -91,14 +91,15 @@ def _parts(layers: Sequence[torch.nn.Module], *names: str) -> list[torch.nn.Modu
 
 
 def _one_forward(module: torch.nn.Module, args: tuple) -> tuple | None:
-    if _ACTIVE.get(None) is None or not args or args[0].ndim != 3:
+    state = _ACTIVE.get(None)
+    if state is None or not state.one_start or not args or args[0].ndim != 3:
         return None
     return (args[0][:1], *args[1:])
 
 
 def _for_all_forwards(module: torch.nn.Module, args: tuple, output: Tensor) -> Tensor | None:
     state = _ACTIVE.get(None)
-    return None if state is None or not args or output.ndim != 3 else output.expand(state.forwards, -1, -1)
+    return None if state is None or not state.one_start or not args or output.ndim != 3 else output.expand(state.forwards, -1, -1)
 
 
 def _only_last_row(module: torch.nn.Module, args: tuple) -> tuple | None:
@@ -123,7 +124,7 @@ def _for_all_rows(module: torch.nn.Module, args: tuple, output: Tensor) -> Tenso
 
 def run_suffix(
     capture: Capture, bank: Bank, gates: Sequence[Gate] = (), *, last: int | None = 1, record: Record | None = None,
-    differences: Differences | None = None, fired: list[int] | None = None,
+    differences: Differences | None = None, fired: list[int] | None = None, cache: SuffixCache | None = None,
 ) -> Float[Tensor, "batch last vocabulary"]:  # fmt: skip
     """One batched suffix pass; call it inside :func:`prepared`.
 
@@ -135,6 +136,7 @@ def run_suffix(
         record: receives every layer's attention weights.
         differences: receives how every layer with a cut comes to its output, and hands the output on.
         fired: receives the layers that came through the attention function, in order.
+        cache: receives the keys and values of the suffix; None = they are not kept.
 
     Returns:
         Logits in float32.
@@ -161,7 +163,7 @@ def run_suffix(
         output = lvlm.model(
             inputs_embeds=embeddings,
             position_ids=position_ids,
-            past_key_values=SuffixCache(capture.prefix),
+            past_key_values=SuffixCache(capture.prefix) if cache is None else cache,
             use_cache=True,
             logits_to_keep=last or 0,
             **others,

@@ -115,6 +115,8 @@ class SuffixPass:
         one_start: whether all forwards enter the first layer with the same embeddings.
         sorted: the forwards in the order of each head.
         seen: receives what the model shows to each query, layer by layer.
+        generated: whether the tokens that are run were generated, and follow the prompt; gates then act on them alike.
+        parts: the examples that share the pass where there are several, each with its own bank and gates.
     """
 
     bank: Bank
@@ -129,6 +131,8 @@ class SuffixPass:
     one_start: bool = False
     sorted: object | None = None
     seen: dict[int, Bool[Tensor, "1 1 rows keys"]] | None = None
+    generated: bool = False
+    parts: Sequence["Part"] = ()
 
     def queries_needed(self, layer: int, suffix: int) -> int:
         return suffix if self.last is None or layer != self.last_layer else min(self.last, suffix)
@@ -150,7 +154,26 @@ class SuffixPass:
         """Amount of a gate's cut for every row that is run; None = the layer is left alone."""
         ordinal = self.bank.ordinal(layer)
         rows = None if ordinal is None else gate.rows(ordinal)
-        if rows is None or self.bank.mode != "recomputed":
+        if rows is None or self.generated or self.bank.mode != "recomputed":
             return rows
         before = self.bank.image.stop  # rows up to the end of the picture are run, but never cut
         return torch.nn.functional.pad(rows.expand(*rows.shape[:-1], self.suffix - before), (before, 0))
+
+
+@dataclass
+class Part:
+    """One example's share of a pass in which several grow by one token each.
+
+    Attributes:
+        state: its bank and its gates.
+        rows: its forwards in the batch.
+        own: keys of its own that each of its forwards has; they stand last among those that the pass hands over.
+    """
+
+    state: SuffixPass
+    rows: slice
+    own: int
+
+    def visible(self, layer: int, visible: Bool[Tensor, "1 1 rows keys"]) -> Bool[Tensor, "1 1 rows keys"]:
+        """What its queries see: examples end together, whatever their length; a picture that is read by cross-attention is seen as it is."""
+        return visible if self.state.bank.crosses(layer) else visible[..., -(self.state.bank.prefix + self.own) :]

@@ -21,11 +21,14 @@ ENGINE = (
     "models/lvlm.py", "models/processors.py",
 )  # fmt: skip
 
+# What decides beside the engine which tokens are generated under gates.
+DECODING = ("decoding.py", "seeds.py", "sequences.py")
 
-def engine_version() -> str:
-    """SHA-256 of the engine's source: a record made by other code is never taken for this code's."""
+
+def engine_version(*more: str) -> str:
+    """SHA-256 of the engine's source, and of ``more`` of the package's files: a record made by other code is never taken for this code's."""
     folder = Path(headflow.__file__).parent
-    return digest(*((folder / name).read_bytes() for name in ENGINE))
+    return digest(*((folder / name).read_bytes() for name in (*ENGINE, *more)))
 
 
 def digest(*parts: bytes | str) -> str:

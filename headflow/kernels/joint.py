@@ -107,6 +107,7 @@ def _weigh(
             keys[:, image] = 1
         else:
             keys = gate.keys if gate.keys.ndim == 2 else gate.keys[None]
+            keys = torch.nn.functional.pad(keys, (0, positions - keys.shape[-1]))  # what has been generated since is not cut
         left = 1 - rows_by_key_head(rows) * keys[None, :, None, None, :].to(scores)
         real = real * left
         if gate.reads == "baseline":
