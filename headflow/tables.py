@@ -658,8 +658,8 @@ IMAGE_TOKENS = Table(
         "group_tokens": Column(_INT, "tokens of that component"),
         "attribution": Column(_REAL, "fall of the target when the text reads the token's baseline, averaged over what it reads of the others; of a patch in "
                               "equal parts; target units"),
-        "standard_error": Column(_REAL, "of the attribution, over the draw of masks; target units"),
-        "low": Column(_REAL, "lower end of its confidence interval over the draw of masks"), "high": Column(_REAL, "upper end"),
+        "standard_error": Column(_REAL, "of the attribution: draw of corners, what masks change about it, and an allowance for bias; target units"),
+        "low": Column(_REAL, "lower end of its confidence interval"), "high": Column(_REAL, "upper end"),
         "attribution_top_heads": Column(_REAL, "the same with the top heads alone cut off from the token; null where that was not asked for"),
         "standard_error_top_heads": Column(_REAL, "of that attribution"),
         "attention": Column(_REAL, "weight of the final token's attention on this token in the stock model, mean over heads and layers, 0..1"),
@@ -733,7 +733,7 @@ IMAGE_BACKGROUND = Table(
     {
         "id": _ID, "token": _IMAGE_TOKEN,
         "attribution": Column(_REAL, "attribution of a token that lies wholly outside all known objects; target units; sorted by falling size"),
-        "low": Column(_REAL, "lower end of its confidence interval over the draw of masks, which excludes 0"), "high": Column(_REAL, "upper end"),
+        "low": Column(_REAL, "lower end of its confidence interval, which excludes 0"), "high": Column(_REAL, "upper end"),
         "p": Column(_REAL, "p-value of no attribution"),
         "q": Column(_REAL, "the same adjusted by Benjamini and Hochberg over all such tokens of all examples"),
         "attention": Column(_REAL, "weight of the final token's attention on it, 0..1"),
@@ -749,15 +749,6 @@ _SELECTION = Column(
     "other examples) or 'random'",
 )
 _KEPT_MEASURE = Column(_TEXT, "'accuracy' (share of examples whose whole answer is right) or 'target' (target units)")
-
-TOKEN_SCORES = Table(
-    "image-token attributions",
-    {
-        "id": _ID, "token": Column(_INT, "place in the image span, 0 = its first"),
-        "attribution": Column(_REAL, "fall of the target when the text cannot read this image token; target units"),
-    },
-    extra=("",),
-)  # fmt: skip
 
 KEPT = Table(
     "kept tokens",

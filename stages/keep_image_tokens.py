@@ -13,7 +13,7 @@ from headflow.models.answering import picture_sizes
 from headflow.models.keeping import best
 from headflow.params import Params
 from headflow.progress import progress
-from headflow.tables import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY, TOKEN_SCORES
+from headflow.tables import IMAGE_TOKENS, KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subjects
@@ -23,7 +23,7 @@ def main(params: Params, key: str) -> None:
     """Write what every example gives at every k, its means over pictures, areas, differences between selections, and metrics of model ``key``."""
     settings, subjects = params.keeping, Subjects(params, key)
     rows = subjects.rows.head(settings.examples)
-    attributions = TOKEN_SCORES.read(paths.image_tokens_dir(key) / "image_tokens.parquet")
+    attributions = IMAGE_TOKENS.read(paths.image_tokens_dir(key) / "image_tokens.parquet")
     priors = keeping.position_priors(attributions, rows["id"].to_list(), picture_sizes(rows).to_list(), rows["scene"].to_list())
     percents, version, frames = [0.0, *settings.percents], code_version(), []
     with ResultStore(Path(params.ablation.store)) as store, progress(f"keep image tokens ({key})", len(rows), "examples") as bar:

@@ -19,7 +19,7 @@ from headflow.models.keeping import best, keep_tokens
 from headflow.models.loading import load_prepared
 from headflow.models.lvlm import LVLM
 from headflow.params import Params
-from headflow.tables import EXAMPLES, FEATURES, KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
+from headflow.tables import EXAMPLES, FEATURES, IMAGE_TOKENS, KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
 from headflow.targets import Target
 from stages import extract_features, keep_image_tokens, prepare_examples, prepare_model
 
@@ -68,9 +68,10 @@ def write_attributions() -> None:
         cut[1:, capture.image] = torch.eye(GRID**2)
         targets = run_gates(capture, [Gate(keys=cut)], target=Target("logit", row["answer_tokens"][0]))
         falls = (targets[:1] - targets[1:]).double().numpy()
-        frames.append(pl.DataFrame({"id": [row["id"]] * GRID**2, "token": range(GRID**2), "attribution": falls, "standard_error": 0 * falls}))
-    Path("data/image_tokens/tiny").mkdir(parents=True)
-    pl.concat(frames).write_parquet("data/image_tokens/tiny/image_tokens.parquet")
+        frames.append(pl.DataFrame({"id": [row["id"]] * GRID**2, "token": range(GRID**2), "attribution": falls}))
+    table = pl.concat(frames)
+    others = [pl.lit(None, column.dtype).alias(name) for name, column in IMAGE_TOKENS.columns.items() if name not in table.columns]
+    IMAGE_TOKENS.write(table.with_columns(others).select(list(IMAGE_TOKENS.columns)), Path("data/image_tokens/tiny/image_tokens.parquet"))
 
 
 def inside(row: dict) -> np.ndarray:
