@@ -48,7 +48,7 @@ def main(params: Params, key: str) -> None:
         raise HeadflowError(f"{key}: no example is to be explained; the model may answer none correctly (set features.only_correct to false to see)")
     chosen = chosen_heads(key, subjects.ids, settings.top_heads, settings.top_share) if settings.top else None
     shown = dict(EXAMPLES.read(paths.EXAMPLES).select("id", "objects").iter_rows())
-    effort = Effort(settings.alone, settings.count, settings.corners, settings.held_out, settings.search, settings.seed)
+    effort = Effort(settings.alone, settings.count, settings.corners, settings.held_out, settings.estimand, settings.search, settings.seed)
     numbers = numbered(subjects.rows["scene"].to_list())
     # What the search leaves over may be a few masks more or less.
     work = len(subjects) * (2 + settings.count + settings.held_out + settings.corners) * (1 if chosen is None else 2)

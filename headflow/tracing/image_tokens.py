@@ -1,21 +1,33 @@
 """Image tokens as components: which of them give the picture to the text (METHOD, "Tokens").
 
-The attribution of a token is what the target gains when the text reads its real key and value rather than the baseline's, averaged over all
-sets of the other tokens (a Banzhaf value): the regression of head attribution with tokens in the place of heads, and with local
-differences (:mod:`headflow.local_differences`) in the place of gate gradients. Where there are more tokens than a regression can tell
-apart, patches of them are cut together, found by :mod:`headflow.tracing.patches`.
+The attribution of a token is what the target gains when the text reads its real key and value rather than the baseline's, averaged over sets
+of the other tokens: the regression of head attribution with tokens in the place of heads, and with local differences
+(:mod:`headflow.local_differences`) in the place of gate gradients. Where there are more tokens than a regression can tell apart, patches of them
+are cut together, found by :mod:`headflow.tracing.patches`.
+
+The average is over sets of all sizes alike (Shapley values) by default. A vision tower spreads what it sees over many tokens, and half of
+them often say as much as all: averaged over halves (Banzhaf values) every token is then worth next to nothing. Shapley values add up to the whole
+effect whatever is redundant.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from headflow.attribution.budget import forwards
-from headflow.attribution.masks import sample_masks
+from headflow.attribution.masks import sample_corners, sample_masks
 from headflow.attribution.regression import Attribution, fit
+from headflow.seeds import generator
 from headflow.tracing import patches
+
+_MOST_SCALING = 4.0
+"""Local differences whose sum is further off than this factor are no guide to scale."""
+
+BIAS = 0.1
+"""Allowance for the bias of local differences, a share of the root mean square attribution of the example: what it is on the embedded model
+(``python -m bench tokens``)."""
 
 Groups = Bool[np.ndarray, "groups tokens"]
 
@@ -29,14 +41,16 @@ class Effort:
         count: fit masks, those of the search included.
         corners: masks at which local differences are taken, those of the search included.
         held_out: masks that judge the fit.
+        estimand: ``shapley`` or ``banzhaf``.
         search: share of the fit masks and corners that goes into finding the patches, where there are too many tokens.
         seed: of all masks.
     """
 
     alone: int = 100
-    count: int = 128
+    count: int = 64
     corners: int = 32
-    held_out: int = 64
+    held_out: int = 48
+    estimand: str = "shapley"
     search: float = 0.5
     seed: int = 0
 
@@ -96,7 +110,7 @@ class Traced:
 
     @property
     def error(self) -> Float[np.ndarray, " tokens"]:
-        """Standard error of :attr:`attribution`; that tokens of one patch may differ is not in it."""
+        """Standard error of :attr:`attribution` (:func:`with_errors`); that tokens of one patch may differ is not in it."""
         return self.fitted.standard_error_[0][self.partition] / self.sizes
 
     def interval(self, confidence: float) -> tuple[Float[np.ndarray, " tokens"], Float[np.ndarray, " tokens"]]:
@@ -121,33 +135,83 @@ def trace(runs: Runs, centres: Float[np.ndarray, "tokens 2"], effort: Effort, pa
     Raises:
         HeadflowError: there is no image token, or see :func:`headflow.attribution.regression.fit`.
     """
-    tokens, rounds, count, corners = len(centres), [], effort.count, effort.corners
+    tokens, rounds = len(centres), []
+    everything = np.ones((1, tokens), bool)
+    intact, ablated = (float(value) for value in runs.targets(everything, np.array([[True], [False]])))
     if partition is None and tokens > effort.alone:
-        partition, rounds = search(runs, centres, effort)
+        partition, rounds = search(runs, centres, effort, (intact, ablated))
     elif partition is None:
         partition = np.arange(tokens)
     sought = [sum(one.spent[kind] for one in rounds) for kind in (0, 1)]
-    count, corners = max(4, count - sought[0]), max(2, corners - sought[1])
+    count, corners = max(4, effort.count - sought[0]), max(2, effort.corners - sought[1])
     groups = patches.memberships(partition)
-    ends = np.arange(2)[::-1, None].repeat(len(groups), 1).astype(bool)
-    held_out = sample_masks(1, len(groups), effort.held_out, design="bernoulli", seed=effort.seed, stream="held_out image tokens")[:, 0]
-    values = runs.targets(groups, np.concatenate([ends, held_out]))
-    fitted = attribute(runs, groups, count, corners, effort.seed, "image tokens", held_out=(held_out[:, None], values[2:]))
-    return Traced(partition, fitted, float(values[0]), float(values[1]), 2 + len(held_out) + count + sought[0], corners + sought[1], rounds)
+    design = "kernel" if effort.estimand == "shapley" else "bernoulli"
+    held_out = sample_masks(1, len(groups), effort.held_out, design=design, seed=effort.seed, stream="held_out image tokens")
+    masks, differences = drawn(runs, groups, count, corners, effort, "image tokens", flipped=groups)
+    judged = held_out, runs.targets(groups, held_out[:, 0])
+    fitted = solve(runs, groups, masks, differences, effort, (intact, ablated), held_out=judged)
+    if effort.estimand == "shapley":
+        fitted = with_errors(fitted, differences, (intact, ablated))
+    return Traced(partition, fitted, intact, ablated, 2 + len(held_out) + count + sought[0], corners + sought[1], rounds)
 
 
-def attribute(runs: Runs, groups: Groups, count: int, corners: int, seed: int, stream: str, **options) -> Attribution:
-    """Regression on ``count`` masks over ``groups`` that starts from local differences at ``corners`` masks (0 = from nothing)."""
-    masks = sample_masks(1, len(groups), count, design="foldover_hadamard" if corners else "auto", seed=seed, stream=f"fit {stream}")
+def drawn(
+    runs: Runs, groups: Groups, count: int, corners: int, effort: Effort, stream: str, flipped: Groups
+) -> tuple[Bool[np.ndarray, "count 1 groups"], Float[np.ndarray, "corners flipped"]]:
+    """Fit masks over ``groups``, and the local differences of the groups ``flipped``, which are parts of them, at corners over ``groups``."""
+    design = "kernel" if effort.estimand == "shapley" else "foldover_hadamard"
+    masks = sample_masks(1, len(groups), count, design=design, seed=effort.seed, stream=f"fit {stream}")
+    seed = int(generator(effort.seed, f"corners {stream}").integers(2**62))
+    states = sample_corners(1, len(groups), corners, estimand=effort.estimand, seed=seed)[:, 0]
+    holder = (flipped[:, None] & groups[None]).any(2).argmax(1)
+    return masks, runs.differences(flipped, states[:, holder])[1]
+
+
+def solve(
+    runs: Runs, groups: Groups, masks: Bool[np.ndarray, "count 1 groups"], differences: Float[np.ndarray, "corners groups"], effort: Effort,
+    ends: tuple[float, float], **options,
+) -> Attribution:  # fmt: skip
+    """The regression on ``masks`` that starts from the mean of ``differences``; ``ends`` are the targets with no token cut and with all cut.
+
+    Local differences say which tokens matter, but are of first order in what comes after a head: where few tokens are left and each of them
+    counts, they overshoot together. Shapley values add up to the whole effect, so differences are first scaled to do so too.
+    """
     targets = runs.targets(groups, masks[:, 0])
-    if not corners:
-        return fit(masks, targets, seed=seed, **options)
-    drawn = sample_masks(1, len(groups), corners, design="antithetic", seed=seed, stream=f"corners {stream}")
-    _, differences = runs.differences(groups, drawn[:, 0])
-    return fit(masks, targets, gradients=differences[:, None], seed=seed, **options)
+    if effort.estimand == "shapley":
+        options["ends"] = ends
+        differences = differences * _scaling(differences.mean(0), ends)
+    return fit(masks, targets, gradients=differences[:, None], estimand=effort.estimand, seed=effort.seed, **options)
 
 
-def search(runs: Runs, centres: Float[np.ndarray, "tokens 2"], effort: Effort) -> tuple[Int[np.ndarray, " tokens"], list[Round]]:
+def _scaling(differences: Float[np.ndarray, "*some groups"], ends: tuple[float, float]) -> Float[np.ndarray, "*some"]:
+    """What brings the sum of local differences to the whole effect, within bounds; 1 where they are of opposite signs."""
+    whole, summed = ends[0] - ends[1], differences.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole * summed > 0, np.clip(whole / summed, 1 / _MOST_SCALING, _MOST_SCALING), 1.0)
+
+
+def with_errors(fitted: Attribution, differences: Float[np.ndarray, "corners groups"], ends: tuple[float, float]) -> Attribution:
+    """The fit of Shapley values with errors that fit how it came about.
+
+    Where an estimate starts from scaled differences, the errors of a ridge on masks say how little the masks alone would know. These are: the jackknife
+    over pairs of corners of the scaled mean difference (B. Efron and C. Stein, Annals of Statistics 9, 1981); what the masks moved it by; and
+    :data:`BIAS`.
+    """
+    pairs = differences.reshape(len(differences) // 2, 2, -1).mean(1).astype(float)
+    count = len(pairs)
+    if count < 3:
+        return fitted
+    without = (pairs.sum(0) - pairs) / (count - 1)
+    without = without * _scaling(without, ends)[:, None]
+    variance = (count - 1) / count * ((without - without.mean(0)) ** 2).sum(0)
+    values, start = fitted.attribution_[0], pairs.mean(0) * _scaling(pairs.mean(0), ends)
+    errors = np.sqrt(variance + (values - start) ** 2 + BIAS**2 * (values**2).mean())
+    return replace(fitted, standard_error_=errors[None], degrees_of_freedom_=np.asarray(count - 1.0))
+
+
+def search(
+    runs: Runs, centres: Float[np.ndarray, "tokens 2"], effort: Effort, ends: tuple[float, float]
+) -> tuple[Int[np.ndarray, " tokens"], list[Round]]:
     """From few patches to ``effort.alone`` of them, twice as many in each round, halved where evenness is most wrong.
 
     Every round runs its part of the masks over its patches, and takes the differences of every *single* token at its part of the corners;
@@ -163,12 +227,10 @@ def search(runs: Runs, centres: Float[np.ndarray, "tokens 2"], effort: Effort) -
     single, seen, rounds = np.eye(len(centres), dtype=bool), [], []
     partition = patches.first_partition(centres, sizes[0])
     for number, wanted in enumerate(sizes[1:]):
-        groups, stream = patches.memberships(partition), f"image patches {number}"
-        drawn = sample_masks(1, len(groups), corners, design="antithetic", seed=effort.seed, stream=f"corners {stream}")[:, 0]
-        _, differences = runs.differences(single, drawn[:, partition])
+        groups = patches.memberships(partition)
+        masks, differences = drawn(runs, groups, count, corners, effort, f"image patches {number}", flipped=single)
         seen.append(differences.reshape(-1, 2, len(centres)).mean(1))
-        masks = sample_masks(1, len(groups), count, design="foldover_hadamard", seed=effort.seed, stream=f"fit {stream}")
-        fitted = fit(masks, runs.targets(groups, masks[:, 0]), gradients=(differences @ groups.T)[:, None], seed=effort.seed)
+        fitted = solve(runs, groups, masks, differences @ groups.T, effort, ends)
         whole, error = fitted.attribution_[0], fitted.standard_error_[0]
         rounds.append(Round(partition, whole, error, (count, corners)))
         differences = np.concatenate(seen)
