@@ -28,7 +28,7 @@ def template_tokens(
         top: number of top heads, for the heading.
     """
     name = template if template is not None else largest_template(slots)
-    rows = slots.filter(pl.col("template") == name, pl.col("window").is_null())
+    rows = slots.filter(pl.col("template").eq_missing(pl.lit(name)), pl.col("window").is_null())
     first = rows.filter(pl.col("heads") == "all")
     if first.height > MOST_TOKENS:
         kept = first.sort(pl.col("mean").abs(), descending=True, nulls_last=True).head(MOST_TOKENS)["slot"]
@@ -179,7 +179,7 @@ def token_depths(slots: pl.DataFrame, bands: list[str], template: str | None = N
         bands: name of each band, such as "0–1", from the input upward.
     """
     name = template if template is not None else largest_template(slots)
-    rows = slots.filter(pl.col("template") == name, pl.col("heads") == heads, pl.col("window").is_not_null())
+    rows = slots.filter(pl.col("template").eq_missing(pl.lit(name)), pl.col("heads") == heads, pl.col("window").is_not_null())
     rows = theme.drawable(rows).with_columns(
         _visible().alias("token"), pl.format("{} {}", pl.col("slot") + 1, _visible()).alias("place"), pl.col("role").replace(ROLES).alias("part"),
         pl.col("window").replace_strict(dict(enumerate(bands)), return_dtype=pl.String).alias("layers"), pl.lit(HEADS[heads]).alias("which"),

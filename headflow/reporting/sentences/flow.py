@@ -24,7 +24,9 @@ def order(depths: pl.DataFrame, contrasts: pl.DataFrame, unit: str = "logits", t
         )
     if DIRECT not in known:
         return f"{question} cannot be told: there are no role or final tokens that could read the picture."
-    text, picture = known[TEXT], known[DIRECT]
+    text, picture, via = known[TEXT], known[DIRECT], known.get(VIA)
+    if picture["depth"] is None and text["depth_low"] is not None and via is not None and via["depth_low"] is not None:
+        return _two_hops(text, via, _contrast(contrasts, "depth", VIA, TEXT))
     for row, what in ((text, "the question's text"), (picture, "the picture")):
         if row["depth"] is None:
             return f"{question} cannot be told: {_no_depth(row, what, unit)}."
@@ -111,6 +113,16 @@ def _contrast(contrasts: pl.DataFrame, measure: str, route: str, other: str) -> 
             turned = {name: None if row[name] is None else -row[name] for name in ("difference", "low", "high")}
             return row | turned | {"low": turned["high"], "high": turned["low"]}
     return None
+
+
+def _two_hops(text: dict, via: dict, gap: dict | None) -> str:
+    """Where the picture goes to the question alone: do the question's tokens pass on what they have read by then?"""
+    start = "The picture does not reach the role and final tokens by itself as far as can be told"
+    hops = f"the question reads the picture at layer {_depth(via)} on average, and is read by the role and final tokens at layer {_depth(text)}"
+    outcome = _sign(gap, BEFORE, AFTER)
+    if gap is None or outcome == CANNOT_TELL:
+        return f"{start}: {hops}; which comes first cannot be told."
+    return f"{start}: {hops}, {'later' if outcome == BEFORE else 'earlier'} (difference {_layers(gap)}; {chance(gap['p'])})."
 
 
 def _no_depth(row: dict, what: str, unit: str) -> str:

@@ -14,7 +14,7 @@ _LITTLE = 0.01  # share of the effect below which a token is not worth naming
 def template_tokens(slots: pl.DataFrame, unit: str = "logits", template: str | None = None) -> str:
     """Which tokens of the most frequent template (or of ``template``) receive the picture, and how much of the effect the strongest hold."""
     name = template if template is not None else largest_template(slots)
-    rows = slots.filter(pl.col("template") == name, pl.col("heads") == "all", pl.col("window").is_null())
+    rows = slots.filter(pl.col("template").eq_missing(pl.lit(name)), pl.col("heads") == "all", pl.col("window").is_null())
     if rows.is_empty():
         return "Which tokens receive the picture cannot be told: no example was traced."
     if rows["p_holm"].drop_nulls().is_empty():
