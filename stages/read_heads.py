@@ -26,7 +26,7 @@ from headflow.tables import ATTRIBUTIONS, CLUSTER_EXAMPLES, CLUSTER_MAPS, HEAD_C
 from headflow.tracing.agreement import map_agreement, over_examples
 from headflow.tracing.head_maps import Head, Maps, attention_maps, attribution_maps, averaged, cluster_maps_table, head_maps_table, means_over
 from headflow.tracing.residual import find_paths
-from headflow.tracing.words import FAINT, Words, writing_table
+from headflow.tracing.words import FAINT, Words, with_verdict, writing_table
 from headflow.tracing.written import direct_effects, written_logits
 from stages import paths
 from stages.door import enter
@@ -176,7 +176,7 @@ def metrics(
     return {
         "examples": examples, "examples_with_maps": len(seen), "heads": list(heads),
         "attention_against_attribution": found, "direct_share_of_top_heads": None if reason or not whole else float(top["direct"].sum()) / whole,
-        "heads_that_write_the_answer": None if reason else top.filter(pl.col("lead_low") > 0).height,
+        "heads_that_write_the_answer": None if reason else with_verdict(top).filter(pl.col("verdict") == "writes").height,
         "words_unreadable": reason, "places_unknown": unplaced[0] if unplaced else None,
     }  # fmt: skip
 

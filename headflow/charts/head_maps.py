@@ -16,8 +16,8 @@ from headflow.charts.numbers import head_name
 from headflow.charts.pictures import data_uri
 
 MOST_EXAMPLES, MOST_HEADS, MOST_CLUSTERS, MOST_ANSWERS, WORDS = 4, 8, 8, 7, 3
-LEFT, CELL, GAP, BETWEEN, LINE, HEAD = 58, 74, 3, 12, 13, 104
-"""Pixels: the names of the rows, a map, between the two maps of a picture, between pictures, a line of text, the pictures on top."""
+LEFT, CELL, GAP, BETWEEN, LINE = 58, 74, 3, 12, 13
+"""Pixels: the names of the rows, the width of a map, between the maps of a picture, between pictures, a line of text."""
 # Vega's schemes `viridis` and `blueorange`: the maps are painted here, and the legends must say the same.
 _MAGNITUDE = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
 _SIGNED = ("#134b85", "#2f78b3", "#5da2cb", "#9dcae1", "#d2e5ef", "#f2f0eb", "#fce0ba", "#fbbf74", "#e8932f", "#c5690d", "#994a07")
@@ -61,6 +61,9 @@ def _grid(
         return None
     pictures = {name: (image, answer) for name, image, answer in examples.select("id", "image", "answer").iter_rows()}
     found = {key: part for key, part in rows.group_by("row", "id")}
+    # Wide pictures leave no room empty below them.
+    shapes = [_size(pictures[name][0]) for pairs in cells for _, name in pairs]
+    tall = CELL * min(1.0, max(height / width for width, height in shapes))
     shown = 2 if on_top else 3
     step = shown * CELL + (shown - 1) * GAP + BETWEEN
     images, texts = [], []
@@ -69,9 +72,9 @@ def _grid(
         texts.append({"text": text, "x": x, "y": y, "kind": kind})
 
     def show(url: str, x: float, y: float, **said: str) -> None:
-        images.append({"url": url, "x": x + CELL / 2, "y": y + CELL / 2, **said})
+        images.append({"url": url, "x": x + CELL / 2, "y": y + tall / 2, **said})
 
-    top = (HEAD if on_top else 0) + LINE + 2
+    top = (tall + 2 * LINE + 4 if on_top else 0) + LINE + 2
     for column, name in enumerate(on_top):
         x = LEFT + column * step
         image, answer = pictures[name]
@@ -81,15 +84,15 @@ def _grid(
         for place, text in enumerate(("picture", "attention", "attribution")[3 - shown :]):
             write(text, LEFT + column * step + place * (CELL + GAP) + CELL / 2, top - LINE / 2)
     for row, (label, pairs) in enumerate(zip(labels, cells, strict=True)):
-        y = top + row * (CELL + LINE + 5)
-        write(label, LEFT - 8, y + CELL / 2, "row")
+        y = top + row * (tall + LINE + 5)
+        write(label, LEFT - 8, y + tall / 2, "row")
         for column, key in enumerate(pairs):
             x, part = LEFT + column * step, found[key].sort("token")
             image, answer = pictures[key[1]]
             said = {"what": label, "example": f"{_short(answer, 60)} ({key[1]})"}
             if not on_top:
                 show(data_uri(image, 2 * CELL), x, y, **said)
-                write(_short(answer, 12), x + CELL / 2, y + CELL + LINE / 2)
+                write(_short(answer, 12), x + CELL / 2, y + tall + LINE / 2)
                 x += CELL + GAP
             attention, attribution = part["attention"].to_numpy(), part["attribution"].to_numpy()
             boxes = part.select(*_SIDES).to_numpy().astype(float)
@@ -99,18 +102,18 @@ def _grid(
                 at = x + place * (CELL + GAP)
                 meaning = f"attribution {total} {unit} in all" if signed else f"attention {total} in all"
                 show(painted(image, values, boxes, signed=signed), at, y, **said, map=meaning)
-                write(total, at + CELL / 2, y + CELL + LINE / 2)
+                write(total, at + CELL / 2, y + tall + LINE / 2)
     width = LEFT + max(map(len, cells)) * step - BETWEEN
-    height = top + len(labels) * (CELL + LINE + 5)
-    return _drawn(images, texts, width, height, unit)
+    height = top + len(labels) * (tall + LINE + 5)
+    return _drawn(images, texts, width, height, tall, unit)
 
 
-def _drawn(images: list[dict], texts: list[dict], width: float, height: float, unit: str) -> alt.LayerChart:
+def _drawn(images: list[dict], texts: list[dict], width: float, height: float, tall: float, unit: str) -> alt.LayerChart:
     x = alt.X("x:Q", scale=alt.Scale(domain=[0, width], nice=False), axis=None)
     y = alt.Y("y:Q", scale=alt.Scale(domain=[height, 0], nice=False), axis=None)
     schema = {"url": pl.String, "x": pl.Float64, "y": pl.Float64, "what": pl.String, "example": pl.String, "map": pl.String}
     tooltip = [alt.Tooltip("what:N", title="shown"), alt.Tooltip("example:N"), alt.Tooltip("map:N", title="sum")]
-    layers = [alt.Chart(pl.DataFrame(images, schema=schema)).mark_image(width=CELL, height=CELL).encode(x=x, y=y, url="url:N", tooltip=tooltip)]
+    layers = [alt.Chart(pl.DataFrame(images, schema=schema)).mark_image(width=CELL, height=tall).encode(x=x, y=y, url="url:N", tooltip=tooltip)]
     written = pl.DataFrame(texts, schema={"text": pl.String, "x": pl.Float64, "y": pl.Float64, "kind": pl.String})
     for kind, style in (("small", {"color": theme.QUIET, "fontSize": 10}), ("row", {"align": "right", "fontSize": 12})):
         layers.append(alt.Chart(written.filter(pl.col("kind") == kind)).mark_text(baseline="middle", **style).encode(x=x, y=y, text="text:N"))
@@ -139,6 +142,11 @@ def painted(picture: bytes, values: Float[np.ndarray, " image"], boxes: Float[np
     below = 110 + 0.55 * np.asarray(grey.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS), float)
     mixed = (cover * colours + (1 - cover) * below).clip(0, 255)
     return _uri(mixed.astype(np.uint8))
+
+
+def _size(picture: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(picture)) as opened:
+        return opened.size
 
 
 def _coloured(shares: Float[np.ndarray, "height width"], colours: Sequence[str]) -> Float[np.ndarray, "height width 3"]:

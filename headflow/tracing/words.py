@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from headflow.analysis.permutations import Exchange
 from headflow.attribution.groups import mean_interval
+from headflow.attribution.multiple import holm
 from headflow.seeds import generator
 from headflow.tables import HEAD_WORDS, HEAD_WRITING, Table
 
@@ -95,7 +96,7 @@ def writing_table(
         words: what the top heads write; None where it cannot be told.
         exchange: which examples are of one picture.
     """
-    from scipy.stats import ttest_1samp
+    from scipy.stats import t
 
     layers, heads = attributions.shape[1:]
     layer, head = (index.ravel() for index in np.indices((layers, heads)))
@@ -124,12 +125,24 @@ def writing_table(
             for name, values in zip(("lead", "lead_low", "lead_high"), mean_interval(lead[known], confidence), strict=True):
                 columns[name][places] = values
             columns["first"][places], columns["first_chance"][places] = first[known].mean(0), np.array(words.chance)[known].mean()
-        if known.sum() > 1:
-            with np.errstate(invalid="ignore"):
-                columns["lead_p"][places] = ttest_1samp(lead[known], 0).pvalue
+        if (count := int(known.sum())) > 1:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                size = np.abs(lead[known].mean(0)) / (lead[known].std(0, ddof=1) / np.sqrt(count))
+            columns["lead_p"][places] = 2 * t.sf(np.nan_to_num(size, posinf=np.inf), count - 1)  # 0 that never varies is no lead
         columns["first_of_all"][places] = np.stack(words.first_of_all).mean(0)
     frame = pl.DataFrame(columns).select(pl.col(name).cast(dtype) for name, dtype in _schema(HEAD_WRITING).items())
     return frame.fill_nan(None)
+
+
+def with_verdict(writing: pl.DataFrame, alpha: float = 0.05) -> pl.DataFrame:
+    """The top heads of a HEAD_WRITING table, with ``verdict``: ``writes`` the answer's word, writes ``against`` it, or ``open``.
+
+    Holm-corrected over these heads; leads that are next to nothing beside the largest attribution are open.
+    """
+    rows = writing.drop_nulls(["lead", "lead_p"]).sort("attribution", descending=True)
+    clear = (pl.Series(holm(rows["lead_p"].to_list()), dtype=pl.Float64) < alpha) & (rows["lead"].abs() > FAINT * (rows["attribution"].abs().max() or 0.0))
+    verdict = pl.when(~clear).then(pl.lit("open")).when(rows["lead"] > 0).then(pl.lit("writes")).otherwise(pl.lit("against"))
+    return rows.with_columns(verdict=verdict)
 
 
 def _schema(table: Table) -> dict:

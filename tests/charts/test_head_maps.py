@@ -94,7 +94,7 @@ def test_the_grid_shows_every_head_on_the_first_examples(tables):
     mine = [row["map"] for row in said if row["what"] == "L2 H3" and row["example"] == "dog (e1)"]
     assert mine == [f"attention {rows['attention'].sum():.2f} in all", f"attribution {rows['attribution'].sum():+.2f} logits in all".replace("-", "−")]
     width, height = chart.to_dict()["width"], chart.to_dict()["height"]
-    half = charts.CELL / 2
+    half = charts.CELL / 2  # the pictures are square
     assert all(half <= row["x"] <= width - half + 1 and half <= row["y"] <= height - half for row in images)
     places = {(row["x"], row["y"]) for row in images}
     assert len(places) == len(images)

@@ -8,7 +8,7 @@ from scipy import stats
 from headflow.analysis.permutations import Exchange
 from headflow.tables import HEAD_WORDS, HEAD_WRITING
 from headflow.tracing.agreement import map_agreement, over_examples
-from headflow.tracing.words import Words, writing_table
+from headflow.tracing.words import Words, with_verdict, writing_table
 
 HEADS = [(0, 1), (2, 0)]
 
@@ -70,6 +70,23 @@ def test_what_heads_write_beside_their_attribution():
     assert second["lead"] is None and second["first"] is None
     unreadable = HEAD_WRITING.check(writing_table(attributions, None, None, Exchange(range(40))), "here")
     assert unreadable["direct"].is_null().all() and unreadable["lead"].is_null().all() and unreadable["attribution"].to_list() == table["attribution"].to_list()
+
+
+def test_verdicts_hold_for_all_heads_together():
+    rows = [(1.0, 0.5, 0.001), (0.9, 0.4, 0.04), (0.8, -0.3, 0.002), (0.7, 0.005, 1e-9), (0.6, None, None), (0.5, 0.2, 0.3)]
+    table = pl.DataFrame(rows, schema=["attribution", "lead", "lead_p"], orient="row")
+    assert with_verdict(table)["verdict"].to_list() == ["writes", "open", "against", "open", "open"]  # 0.04 would do alone
+    assert with_verdict(table.clear()).is_empty()
+
+
+def test_leads_that_never_vary():
+    words = Words([(0, 0), (0, 1)], 1, str)
+    written = np.zeros((2, 10))
+    written[1, 3] = 1
+    for number in range(3):
+        words.add(str(number), "cat", 3, [5, 6], written)
+    table = writing_table(np.ones((3, 1, 2)), np.ones((3, 1, 2)), words, Exchange(range(3)))
+    assert table["lead_p"].to_list() == [1.0, pytest.approx(0, abs=1e-9)]
 
 
 def test_the_interval_of_a_share_covers_it():

@@ -2,10 +2,10 @@
 
 import polars as pl
 
-from headflow.attribution.multiple import holm
 from headflow.charts import numbers
 from headflow.reporting.words import correlation, counted, interval, listed, number, percent, spelled
 from headflow.tracing.agreement import map_agreement, over_examples
+from headflow.tracing.words import with_verdict
 
 ALPHA = 0.05
 MOST_NAMED = 5
@@ -70,13 +70,10 @@ def cluster_grid(cluster_maps: pl.DataFrame, unit: str = "logits") -> str:
 
 def head_words(writing: pl.DataFrame) -> str:
     """Whether the top heads write the answer's own word (Holm-corrected over the heads)."""
-    heads = writing.drop_nulls(["lead", "lead_p"]).sort("attribution", descending=True).to_dicts()
+    heads = with_verdict(writing, ALPHA).to_dicts()
     if not heads:
         return "Whether the heads write the answer's word cannot be told: what they write cannot be read, or there are too few examples or no other answers."
-    clear = [p < ALPHA for p in holm([row["lead_p"] for row in heads])]
-    writes = [row for row, told in zip(heads, clear, strict=True) if told and row["lead"] > 0]
-    against = [row for row, told in zip(heads, clear, strict=True) if told and row["lead"] < 0]
-    open_ = [row for row, told in zip(heads, clear, strict=True) if not told]
+    writes, against, open_ = ([row for row in heads if row["verdict"] == verdict] for verdict in ("writes", "against", "open"))
     parts = []
     if writes:
         leads = [row["lead"] for row in writes]
