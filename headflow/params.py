@@ -250,9 +250,9 @@ class TextTokensParams(Group):
     """Which tokens of the text receive the picture (stage trace_text); target and baseline are those of `features`."""
 
     windows: int = Field(1, ge=1, le=1000, description="bands of layers in which a token is cut off each alone; 1 = in all layers at once")
-    count: int = Field(96, ge=4, le=1_000_000, description="fit masks per example; where all combinations of tokens are fewer, all are run")
-    corners: int = Field(16, ge=0, le=4096, description="masks at which the gradient of every gate is taken too (about 2.7 masked runs each); even, 0 = none")
-    held_out: int = Field(32, ge=20, le=100_000, description="independent masks that judge the fit")
+    count: int = Field(64, ge=4, le=1_000_000, description="fit masks per example; where all combinations of tokens are fewer, all are run")
+    corners: int = Field(8, ge=0, le=4096, description="masks at which the gradient of every gate is taken too (about 2.7 masked runs each); even, 0 = none")
+    held_out: int = Field(24, ge=20, le=100_000, description="independent masks that judge the fit")
     top_heads: int | None = Field(None, ge=1, description="first heads of the mean head attribution that are traced alone; null = as many as top_share takes")
     top_share: float = Field(0.8, gt=0.0, le=1.0, description="share of the summed mean attribution that the top heads hold")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")

@@ -47,7 +47,7 @@ class Plan:
 
 
 @lru_cache(maxsize=256)
-def plan(windows: int, tokens: int, *, count: int = 96, corners: int = 16, held_out: int = 32, seed: int = 0) -> Plan:
+def plan(windows: int, tokens: int, *, count: int = 64, corners: int = 8, held_out: int = 24, seed: int = 0) -> Plan:
     """Decide which tokens are cut together.
 
     Where all 2^(windows · tokens) combinations cost no more than the masks and gradients asked for, all are run: attributions are then exact.
