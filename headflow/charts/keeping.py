@@ -11,6 +11,10 @@ NAMES = {"attribution": "attribution", "attention": "attention", "position": "pl
 COLOURS = {"attribution": "#0072b2", "attention": "#cc79a7", "position": "#009e73", "random": "#8a929b"}
 """A colour a selection, the same as that of the ranking of heads of this name; chance is grey."""
 
+DASHES = {"attribution": [1, 0], "attention": [5, 4], "position": [1, 0], "random": [2, 3]}
+SIZES = {"attribution": 70, "attention": 34, "position": 34, "random": 16}
+"""Of lines and of points: where choices give the same, those drawn first show between and around the others."""
+
 WAYS = {"baseline": "the others read the baseline", "closed": "the others closed to the text", "removed": "the others removed"}
 MEASURES = {"accuracy": "right answers", "target": "target"}
 _SHARES = [0.01, 0.03, 0.1, 0.3, 1.0]
@@ -72,8 +76,10 @@ def _panel(rows: pl.DataFrame, way: str, measure: str, unit: str, domain: list[f
         alt.Tooltip("low:Q", title="interval from", format=number), alt.Tooltip("high:Q", title="to", format=number), alt.Tooltip("pictures:Q"),
     ]  # fmt: skip
     band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", **y), y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **y))
-    points = base.mark_point(size=26).encode(y=alt.Y("mean:Q", **y), tooltip=tooltip)
+    dashes = alt.StrokeDash("name:N", scale=alt.Scale(domain=[NAMES[name] for name in names], range=[DASHES[name] for name in names]), legend=None)
+    sizes = alt.Size("name:N", scale=alt.Scale(domain=[NAMES[name] for name in names], range=[SIZES[name] for name in names]), legend=None)
+    line = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q", **y), strokeDash=dashes)
+    points = base.mark_point().encode(y=alt.Y("mean:Q", **y), size=sizes, tooltip=tooltip)
     rules = [rule for percent, draw in ((100.0, _stock), (0.0, _none)) for rule in (draw(ends[percent]),) if rule is not None]
     width = {1: 560, 2: 280}.get(wide, 186)
     heading = alt.TitleParams(WAYS[way] if accuracy else "", frame="group")

@@ -40,6 +40,13 @@ def test_the_fewest_and_the_clear_winner_are_named():
     assert "whether the others are removed, closed to the text or made to read the baseline" in text
 
 
+def test_choices_that_need_the_same_are_named_together():
+    values = {"attribution": curves(9.8, 10), "attention": curves(9.7, 10), "random": curves(1, 5)}
+    found = tables(values, {"attribution": answers(1), "attention": answers(1), "random": answers(0.2)})
+    assert kept_tokens(*found).startswith("Chosen by attribution or attention, 1 token (1.0%; the same in every draw of pictures) is enough")
+    assert "1 token (1.0%; the same in every draw of pictures) by attribution or attention and 100 tokens" in kept_target(*found)
+
+
 def test_a_lead_that_may_be_chance_is_not_called_one():
     same = curves(5, 9, noise=2.0)
     other = same + np.random.default_rng(0).normal(size=same.shape)

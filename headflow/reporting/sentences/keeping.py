@@ -21,14 +21,13 @@ def kept_tokens(summary: pl.DataFrame, differences: pl.DataFrame, *, confidence:
     known = [row for row in rows if row["share"] is not None]
     if not known:
         return f"How few image tokens keep the answer cannot be told: with all of them the model answers {percent(stock)} of the questions rightly."
-    known.sort(key=lambda row: row["share"])
-    best, *others = known
-    enough = "are" if best["tokens"] > 1 else "is"
+    (few, chosen), *others = _grouped(known).items()
+    enough = "is" if few.startswith("1 token ") else "are"
     start = (
-        f"Chosen by {CHOICES[best['selection']]}, {_few(best)} {enough} enough to keep {level} of the accuracy when the other image tokens are {WAYS[way]} "
-        f"({percent(stock)} with all of them, {percent(best['none'])} with none)"
+        f"Chosen by {_either(chosen)}, {few} {enough} enough to keep {level} of the accuracy when the other image tokens are {WAYS[way]} "
+        f"({percent(stock)} with all of them, {percent(rows[0]['none'])} with none)"
     )
-    takes = [f"by {CHOICES[row['selection']]} {_few(row)}" for row in others]
+    takes = [f"by {_either(names)} {tokens}" for tokens, names in others]
     rest = f"; {listed(takes)} are needed" if others else ""
     first = leader(summary, differences, way=way, measure="accuracy", alpha=1 - confidence)
     return f"{start}{rest}. {_told(first, 'answers')}{_right(rows)}"
@@ -38,10 +37,10 @@ def kept_target(summary: pl.DataFrame, differences: pl.DataFrame, *, unit: str =
     """The same of the target, which moves before the answer does; and whether it matters what becomes of the other tokens."""
     way = _way(summary)
     rows = [] if way is None else _rows(summary, way, "target")
-    known = sorted((row for row in rows if row["share"] is not None), key=lambda row: row["share"])
+    known = [row for row in rows if row["share"] is not None]
     if not known:
         return "How few image tokens keep the target cannot be told: all of them together do not raise it."
-    parts = listed([f"{_few(row)} by {CHOICES[row['selection']]}" for row in known])
+    parts = listed([f"{tokens} by {_either(names)}" for tokens, names in _grouped(known).items()])
     ends = f"from {number(known[0]['none'])} to {number(known[0]['stock'])} {unit}"
     first = leader(summary, differences, way=way, measure="target", alpha=1 - confidence)
     text = f"{percent(known[0]['level'])} of the target's rise {ends} is kept with {parts}. {_told(first, 'target')}"
@@ -64,6 +63,14 @@ def _few(row: dict) -> str:
         return f"{tokens} ({percent(row['share'])})"
     ends = f"{percent(low)} to {percent(high)}" if low < high else "the same in every draw of pictures"
     return f"{tokens} ({percent(row['share'])}; {ends})"
+
+
+def _grouped(rows: list[dict]) -> dict[str, list[str]]:
+    """How many tokens → the choices that need so many; fewest first."""
+    found: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: row["share"]):
+        found.setdefault(_few(row), []).append(CHOICES[row["selection"]])
+    return found
 
 
 def _told(first: Leader | None, what: str) -> str:
