@@ -341,7 +341,7 @@ def _layer_path(capture: Capture, number: int, notes: _Seen) -> LayerPath:
             norms.append(call)
         said = call.output
     rest = notes.parts[-1].output
-    factor = _factor(where, *(x[:, -1:].float() for x in (notes.start, notes.end, said, rest)), capture.lvlm.tolerance)
+    factor = _factor(where, *(x[:, -1:].float().cpu() for x in (notes.start, notes.end, said, rest)), capture.lvlm.tolerance)
     taken = tuple(Norm.take_apart(call.module, call.given) for call in norms)
     for norm, call in zip(taken, norms, strict=True):
         norm.freeze(call.given[:, -1:], call.output[:, -1:], capture.lvlm.tolerance)
@@ -356,8 +356,8 @@ def _factor(where: str, start: Tensor, end: Tensor, said: Tensor, rest: Tensor, 
     if float(said.abs().max()) <= _FAINT * float(end.abs().max()):
         return 1.0  # it says nothing here; a factor would be a guess
     weights = 1 / (end.abs() + end.abs().mean())
-    sides = torch.stack([(said * weights).flatten(), (rest * weights).flatten()], 1).double().cpu()
-    found = torch.linalg.lstsq(sides, ((end - start) * weights).flatten().double().cpu()[:, None], driver="gelsd").solution[:, 0]
+    sides = torch.stack([(said * weights).flatten(), (rest * weights).flatten()], 1).double()
+    found = torch.linalg.lstsq(sides, ((end - start) * weights).flatten().double()[:, None], driver="gelsd").solution[:, 0]
     factor, other = (1.0 if abs(float(x) - 1) <= max(_SNAP, tolerance) else float(x) for x in found)
     if not relative(start + factor * said + other * rest, end) <= tolerance:
         raise HeadflowError(f"{where}: its output is not the sum of its input, its attention and one more part, so what a head writes cannot be told")
@@ -373,7 +373,7 @@ def _last_norm(capture: Capture, outer: Sequence[_Call]) -> _Call:
 
 def _to_logits(capture: Capture, raw: Tensor, logits: Tensor) -> tuple[float, float | None]:
     """Factor and soft cap between the unembedding's output and the logits."""
-    tolerance = capture.lvlm.tolerance
+    tolerance, raw, logits = capture.lvlm.tolerance, raw.cpu(), logits.cpu()  # a model may lie on several devices
     factor = float((raw.double() * logits.double()).sum() / (raw.double() ** 2).sum())
     factor = 1.0 if abs(factor - 1) <= max(_SNAP, tolerance) else factor
     if relative(factor * raw, logits) <= tolerance:
