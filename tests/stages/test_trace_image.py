@@ -96,7 +96,7 @@ def test_more_tokens_than_may_stand_alone(folder):
 
 
 def test_settings_that_cannot_be(folder):
-    with inside(folder), pytest.raises(HeadflowError, match="image_tokens.top_heads = 99: the model has 40 heads"):
+    with inside(folder), pytest.raises(HeadflowError, match=r"image_tokens\.top_heads = 99: the model has 40 heads"):
         trace_image.main(params(top_heads=99), CIRCUIT)
     with pytest.raises(ValueError, match="corners = 9: they come in pairs"):
         params(corners=9)

@@ -41,7 +41,7 @@ def test_shares_by_hand():
     assert rows["positive"] == pytest.approx([3 / 4, 0.5 / 4, 0.5 / 4, 4 / 4.5])
     assert rows["net"] == pytest.approx([3 / 3, 0.5 / 3, -0.5 / 3, 3 / 3.5])
     assert rows["attention"] == pytest.approx([0.2, 0.1, 0.7, 0.5])
-    assert rows["even"] == rows["area"][:3] + [0.8] == pytest.approx([1 / 4, 1 / 8, 5 / 8, 0.8])
+    assert rows["even"] == [*rows["area"][:3], 0.8] == pytest.approx([1 / 4, 1 / 8, 5 / 8, 0.8])
 
 
 def test_a_signed_sum_within_its_error_is_not_divided():

@@ -88,7 +88,7 @@ def held_curves(sparsity: pl.DataFrame, pictures: dict[str, int], confidence: fl
     numbers = numbered([pictures[name] for name in own["id"]])
     found, share = (mean(own[column].cast(pl.Float64).to_numpy(), numbers, confidence) for column in ("tokens", "share"))
     text = (
-        f"{_count(found.value)} of {_count(own['of'].mean())} image tokens ({percent(float(share.value))}, {_ends(share, percent)}) hold "
+        f"{_count(float(found.value))} of {_count(own['of'].mean())} image tokens ({percent(float(share.value))}, {_ends(share, percent)}) hold "
         f"{HELD:.0%} of the attribution"
     )
     if "attention" not in wide:
