@@ -599,7 +599,7 @@ FLOW_BANDS = Table(
         "template": _TEMPLATE_OF, "route": _ROUTE,
         "closed": Column(_TEXT, "'window' (a sliding window), 'from' (the layer and all above), 'below' (all layers below it) or 'everywhere'"),
         "first_layer": _FIRST, "last_layer": _LAST,
-        "layer": Column(_REAL, "where it is drawn: the window's middle, the first layer closed ('from'), the first layer left open ('below')"),
+        "at": Column(_REAL, "decoder layer where it is drawn: the window's middle, the first layer closed ('from'), the first layer left open ('below')"),
         "mean": Column(_REAL, "mean effect over examples; target units"),
         "low": Column(_REAL, "lower end of its confidence interval over pictures"), "high": Column(_REAL, "upper end"),
         "p": Column(_REAL, "p-value of no effect, over pictures"),

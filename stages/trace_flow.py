@@ -69,7 +69,7 @@ def main(params: Params, key: str) -> None:
     FLOW_DEPTHS.write(depths, folder / "flow_depths.parquet")
     FLOW_CONTRASTS.write(contrasts, folder / "flow_contrasts.parquet")
     every = [frame.filter(pl.col("template").is_null()) for frame in (bands, depths, contrasts)]
-    windows = every[0].filter(closed="window").pivot("route", index="layer", values="mean", maintain_order=True)
+    windows = every[0].filter(closed="window").rename({"at": "layer"}).pivot("route", index="layer", values="mean", maintain_order=True)
     shown = [pl.col(name) if name in windows.columns else pl.lit(None, pl.Float64).alias(name) for name in ROUTES]
     write_csv(windows.select("layer", *shown), paths.plot("flow", key))
     write_json(

@@ -50,7 +50,7 @@ def _lines(rows: pl.DataFrame, closed: str, names: list[str], unit: str, stock: 
     scale = alt.Scale(domain=[min(ends), max(ends)] if max(ends) > min(ends) else [0, 1], nice=True)
     title = f"fall of the target, {unit}"
     across = alt.Scale(domain=[0, max(1.0, last + (closed == "below"))], nice=False)
-    x = alt.X("layer:Q", title=_X[closed], scale=across, axis=alt.Axis(tickMinStep=1, format="~g"))
+    x = alt.X("at:Q", title=_X[closed], scale=across, axis=alt.Axis(tickMinStep=1, format="~g"))
     base = alt.Chart(rows).encode(x=x, color=_colour(names, legend=closed == "window"))
     tooltip = [
         alt.Tooltip("name:N", title="route"), alt.Tooltip("first_layer:Q", title="closed from layer"), alt.Tooltip("last_layer:Q", title="to layer"),

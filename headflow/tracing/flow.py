@@ -89,14 +89,14 @@ class Flow:
                 closings = [("window", band, self._middle(band)) for band in self.sweep.windows] + closings
                 closings += [("from", (step, layers), float(self.decoder_layers[step])) for step in steps[:-1]]
                 closings += [("below", (0, step), float(self.decoder_layers[step] if step < layers else self.decoder_layers[-1] + 1)) for step in steps[1:]]
-            for closed, band, layer in closings:
+            for closed, band, at in closings:
                 values = self.effects[route][band]
                 centre = self._mean(values)
                 share = ratio(values[:, None], self.total, self.pictures, self.confidence)
                 rows.append(
                     {"template": self.template, "route": route, "closed": closed}
                     | {"first_layer": self.decoder_layers[band[0]], "last_layer": self.decoder_layers[band[1] - 1]}
-                    | {"layer": layer, "mean": float(centre.value), "low": float(centre.low), "high": float(centre.high), "p": float(centre.p)}
+                    | {"at": at, "mean": float(centre.value), "low": float(centre.low), "high": float(centre.high), "p": float(centre.p)}
                     | {"share": float(share.value[0]), "share_low": float(share.low[0]), "share_high": float(share.high[0])}
                     | {"examples": int(np.isfinite(values).sum())}
                 )  # fmt: skip

@@ -150,7 +150,7 @@ def test_the_flow_has_a_line_a_route_the_picture_as_rule_and_depths(tables: tupl
     flow = tables[1]
     spec = flow_charts.order_of_flow(flow["bands"], flow["depths"]).to_dict()
     assert spec["vconcat"][0]["title"] == "Closed in a window of 2 layers"
-    names = {row["name"] for row in values(spec, "name", "layer", "mean")}
+    names = {row["name"] for row in values(spec, "name", "at", "mean")}
     assert names == set(flow_charts.ROUTES.values())
     rules = [row for row in values(spec, "value", "label") if row["label"] == "picture cut off everywhere"]
     assert rules[0]["value"] == pytest.approx(flow["bands"].filter(route="picture")["mean"][0])
@@ -163,7 +163,7 @@ def test_routes_that_cannot_be_closed_are_not_drawn() -> None:
     """A model of cross-attention has the two routes from the picture alone."""
     flow = flowed(via=at(0), direct=at(4))
     spec = flow_charts.order_of_flow(flow["bands"], flow["depths"]).to_dict()
-    assert {row["name"] for row in values(spec, "name", "layer", "mean")} == {"picture → question", "picture → role, final"}
+    assert {row["name"] for row in values(spec, "name", "at", "mean")} == {"picture → question", "picture → role, final"}
     single = flowed(layers=2, direct=at(1, layers=2), via=at(0, layers=2))
     assert flow_charts.order_of_flow(single["bands"], single["depths"]).to_dict()["vconcat"][0]["title"] == "Closed in a single layer"
 

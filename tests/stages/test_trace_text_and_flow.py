@@ -146,7 +146,7 @@ def test_the_flow_finds_the_layers_of_both_hops(traced: Callable[[str], Path]) -
         bands = table(folder, "chain", FLOW_BANDS, "flow_bands").filter(route=route, closed="window")
         through = bands.filter(pl.col("first_layer") <= layer, pl.col("last_layer") >= layer)
         np.testing.assert_allclose(through["mean"], circuit.total(), atol=1e-3)
-        np.testing.assert_allclose(bands.join(through, on="layer", how="anti")["mean"], 0, atol=1e-3)
+        np.testing.assert_allclose(bands.join(through, on="at", how="anti")["mean"], 0, atol=1e-3)
         assert (depths[route]["first"], depths[route]["last"]) == (layer - 0.5, layer + 0.5)
     for route in ("question→role", "image→question"):
         assert abs(depths[route]["effect"]) < 1e-3 and depths[route]["depth"] is None and depths[route]["first"] is None
@@ -251,7 +251,7 @@ def test_a_model_of_cross_attention_leaves_out_what_it_cannot_close(other_family
     assert metrics["left_out"] == ["question→role", "role→final"] and metrics["layers"] == 2
     bands = table(folder, "other", FLOW_BANDS, "flow_bands")
     assert set(bands["route"]) == {"image→question", "image→role", "picture", "all"}
-    assert bands.filter(closed="window", route="image→role")["layer"].to_list() == [1, 3]  # the decoder layers that read the picture
+    assert bands.filter(closed="window", route="image→role")["at"].to_list() == [1, 3]  # the decoder layers that read the picture
     tokens = table(folder, "other", TEXT_TOKENS, "text_tokens")
     features = FEATURES.read(folder / "data/features/other/features.parquet")
     counts = dict(tokens.filter(heads="all").group_by("id").len().rows())

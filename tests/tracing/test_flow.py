@@ -72,10 +72,10 @@ def test_parts_add_up_and_a_route_in_one_layer_is_found_there() -> None:
     gap = contrasts.filter(measure="depth").row(0, named=True)
     assert (gap["route"], gap["other"]) == (TEXT, DIRECT) and -3.3 < gap["low"] < gap["high"] < -2.7 and gap["p"] == 0.001
     window = bands.filter(closed="window", route=DIRECT)
-    assert window["layer"].to_list() == [0.5, 1.5, 2.5, 3.5, 4.5] and window["last_layer"].to_list() == [1, 2, 3, 4, 5]
+    assert window["at"].to_list() == [0.5, 1.5, 2.5, 3.5, 4.5] and window["last_layer"].to_list() == [1, 2, 3, 4, 5]
     np.testing.assert_allclose(window["mean"], [direct[:, k : k + 2].sum(1).mean() for k in range(5)])
-    assert bands.filter(closed="from", route=DIRECT)["layer"].to_list() == [0, 1, 2, 3, 4, 5]
-    assert bands.filter(closed="below", route=DIRECT)["layer"].to_list() == [1, 2, 3, 4, 5, 6]
+    assert bands.filter(closed="from", route=DIRECT)["at"].to_list() == [0, 1, 2, 3, 4, 5]
+    assert bands.filter(closed="below", route=DIRECT)["at"].to_list() == [1, 2, 3, 4, 5, 6]
     assert bands.filter(route=PICTURE)["share"].to_list() == [1.0]
 
 
@@ -95,7 +95,7 @@ def test_wide_steps_and_the_numbers_of_layers_that_read_the_picture() -> None:
     found = Flow(measured({DIRECT: linear(parts)}, steps, 12), np.arange(12), steps, [3, 8, 13, 18])
     assert found.parts(DIRECT).shape == (12, 2) and rows(found.depths_table())[DIRECT]["depth"] == pytest.approx(15.5)
     bands = found.bands_table()
-    assert bands.filter(closed="window")["layer"].to_list() == [3, 13, 18] and bands.filter(closed="below")["layer"].to_list() == [13, 19]
+    assert bands.filter(closed="window")["at"].to_list() == [3, 13, 18] and bands.filter(closed="below")["at"].to_list() == [13, 19]
     assert effects_table([("a", DIRECT, (1, 3), 0.5)], [3, 8, 13, 18]).rows() == [("a", DIRECT, 8, 13, 0.5)]
     FLOW_EFFECTS.check(effects_table([("a", DIRECT, (1, 3), 0.5)], [3, 8, 13, 18]), "here")
 
