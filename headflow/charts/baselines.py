@@ -107,7 +107,7 @@ def _departure(summary: pl.DataFrame, kinds: list[str]) -> alt.LayerChart:
     """A circle: held-out r; a diamond: share of examples in which the model still says one of the candidate answers when every head is cut."""
     rows = theme.drawable(summary.filter(pl.col("measure").is_in(["held_out_r", "candidate"])))
     ends = [float(value) for column in ("mean", "low") for value in rows[column].drop_nulls()]
-    x = {"title": ["dot: held-out r", "diamond: share that says", "some answer, every head cut"], "scale": alt.Scale(domain=[min([0.0, *ends]), 1.0], nice=False)}
+    x = {"title": ["dot: held-out r", "diamond: share that says", "some answer, all heads cut"], "scale": alt.Scale(domain=[min([0.0, *ends]), 1.0], nice=False)}
     y = alt.Y("baseline:N", title=None, scale=alt.Scale(domain=kinds), axis=None)
     told = [alt.Tooltip("baseline:N"), alt.Tooltip("low:Q", title="interval from", format=".3f"), alt.Tooltip("high:Q", title="to", format=".3f"),
             alt.Tooltip("examples:Q")]  # fmt: skip
