@@ -108,12 +108,18 @@ def pair_correlations(under: Under) -> dict[tuple[str, str], Float[np.ndarray, "
 
 
 def ceilings(attributions: Float[np.ndarray, "examples layers heads"], errors: Float[np.ndarray, "examples layers heads"]) -> Float[np.ndarray, " examples"]:
-    """Share of the variance over heads that is not noise, 1 − Σ error² / Σ (attribution − mean)², at least 0: the expected r of two independent
-    estimates of one example with such errors (reliability; C. Spearman, American Journal of Psychology 15, 1904)."""
-    centred = attributions - attributions.mean((1, 2), keepdims=True)
-    spread = (centred**2).sum((1, 2))
+    """Share of the variance over heads that is not noise: the expected r of two independent estimates of one example with such errors (reliability;
+    C. Spearman, American Journal of Psychology 15, 1904).
+
+    1 − (n − 3)/n · Σ error² / Σ (attribution − mean)² for n heads, at least 0: unbiased where heads scatter normally (B. Efron and C. Morris, JASA 68,
+    1973). nan for fewer than four heads, or where they are all alike.
+    """
+    flat = attributions.reshape(len(attributions), -1)
+    count, spread = flat.shape[1], flat.var(1) * flat.shape[1]
+    if count < 4:
+        return np.full(len(flat), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.clip(1 - (errors**2).sum((1, 2)) / spread, 0.0, 1.0)
+        return np.clip(1 - (count - 3) / count * (errors.reshape(len(errors), -1) ** 2).sum(1) / spread, 0.0, 1.0)
 
 
 def largest(attributions: Float[np.ndarray, "layers heads"], top: int) -> set[int]:
