@@ -213,7 +213,8 @@ def _by_decoder_layer(frames: Mapping[str, pl.DataFrame], model: Mapping[str, An
 
     named_frames = {name: named(frame) for name, frame in frames.items()}
     middles = named_frames["head_clusters"].group_by("cluster").agg(middle_layer=(pl.col("layer") * pl.col("share")).sum() / pl.col("share").sum())
-    named_frames["clusters"] = frames["clusters"].pipe(named).drop("middle_layer").join(middles, on="cluster", how="left", maintain_order="left")
+    joined = named_frames["clusters"].drop("middle_layer").join(middles, on="cluster", how="left", maintain_order="left")
+    named_frames["clusters"] = joined.select(frames["clusters"].columns)
     return named_frames
 
 
