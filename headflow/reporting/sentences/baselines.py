@@ -64,8 +64,8 @@ def _ceiling(row: dict) -> str:
 
 def _own(agreement: pl.DataFrame, own: str | None) -> str:
     """How the baseline of the report stands among the others."""
-    rows = agreement.filter((pl.col("baseline") == own) | (pl.col("other") == own)).drop_nulls("r").sort("r")
-    if own is None or rows.height < 2:
+    rows = agreement.filter((pl.col("baseline") == (own or "")) | (pl.col("other") == (own or ""))).drop_nulls("r").sort("r")
+    if rows.height < 2:
         return ""
     first, last = (rows["other"][place] if rows["baseline"][place] == own else rows["baseline"][place] for place in (0, -1))
     return f"This report uses {own}, which agrees with the others at r = {correlation(rows['r'][0])} ({first}) to {correlation(rows['r'][-1])} ({last})."
@@ -109,7 +109,7 @@ def _fit(summary: pl.DataFrame, differences: pl.DataFrame, alpha: float) -> str:
 
 def _answers(summary: pl.DataFrame) -> str:
     """Whether the model, with every head cut, still says something that could be an answer: a sign that it is not thrown off what it knows."""
-    rows = _measured(summary, "candidate").sort("mean", descending=True)
+    rows = summary.filter(pl.col("measure") == "candidate").drop_nulls("mean").sort("mean", descending=True, maintain_order=True)
     if rows.is_empty():
         return ""
     shares = rows["mean"].to_list()
@@ -117,10 +117,10 @@ def _answers(summary: pl.DataFrame) -> str:
         return "With every head cut the model still says one of the candidate answers in every example, under every baseline: none throws it off altogether."
     if max(shares) == 0:
         return "With every head cut the model says none of the candidate answers under any baseline: all of them throw it off."
-    each = listed([f"{percent(row['mean'])} of the examples under {row['baseline']}" for row in rows.iter_rows(named=True)])
+    each = listed([f"{percent(row['mean'])} ({row['baseline']})" for row in rows.iter_rows(named=True)])
     last = rows.row(-1, named=True)
     unlike = [row["baseline"] for row in rows.iter_rows(named=True) if row["low"] is not None and row["low"] > last["high"]]
-    text = f"With every head cut the model still says one of the candidate answers in {each}"
+    text = f"With every head cut the model still says one of the candidate answers in a share of the examples of {each}"
     return f"{text}: {last['baseline']} throws it off more than {listed(unlike)}." if unlike else f"{text}; that one throws it off more cannot be told."
 
 
@@ -136,6 +136,7 @@ def _gaps(gaps: pl.DataFrame) -> str:
 
 
 def _measured(summary: pl.DataFrame, measure: str) -> pl.DataFrame:
+    """The baselines by rising mean of a measure."""
     return summary.filter(pl.col("measure") == measure).drop_nulls("mean").sort("mean", maintain_order=True)
 
 
