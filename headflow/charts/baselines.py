@@ -12,6 +12,9 @@ READ = {"mean": "the mean picture", "blank": "a grey picture", "swap": "another 
 COLOURS = {"mean": "#0072b2", "blank": "#56b4e9", "swap": "#d55e00", "closed": "#4d4d4d"}
 """A colour a baseline, on every page."""
 
+DEPARTURE = ("held_out_r", "candidate")
+"""Measures of how far a baseline throws the model off."""
+
 _ROW = 27
 _UP, _DOWN = -5, 5
 """Two estimates share a row: one a little above its middle, one below; pixels."""
@@ -25,7 +28,9 @@ def baselines(heads: pl.DataFrame, agreement: pl.DataFrame, summary: pl.DataFram
         unit: of the target.
     """
     kinds = heads["baseline"].unique(maintain_order=True).to_list()
-    below = [_fall(summary, kinds, unit), _departure(summary, kinds)]
+    below = [_fall(summary, kinds, unit)]
+    if summary["measure"].is_in(DEPARTURE).any():
+        below.append(_departure(summary, kinds))
     if agreement["r"].drop_nulls().len():
         below.insert(0, _agreement(agreement))
     return alt.vconcat(_grids(heads, kinds, unit), alt.hconcat(*below, spacing=16), spacing=22)
@@ -39,6 +44,7 @@ def _grids(heads: pl.DataFrame, kinds: list[str], unit: str) -> alt.FacetChart:
         titles[kind] = f"{kind} ({number:,} {'example' if number == 1 else 'examples'})|reads {READ[kind]}"
     rows = theme.drawable(heads.with_columns(clear.alias("clear"), pl.col("baseline").replace_strict(titles, return_dtype=pl.String).alias("reads")))
     y, x = grid_axes(rows)
+    x.axis = alt.Axis(labelAngle=0, labelOverlap="greedy", labelSeparation=4)
     tooltip = [
         alt.Tooltip("baseline:N"), alt.Tooltip("layer:O"), alt.Tooltip("head:O"),
         alt.Tooltip("mean:Q", title=f"mean attribution, {unit}", format="+.3f"),
@@ -105,7 +111,7 @@ def _fall(summary: pl.DataFrame, kinds: list[str], unit: str) -> alt.LayerChart:
 
 def _departure(summary: pl.DataFrame, kinds: list[str]) -> alt.LayerChart:
     """A circle: held-out r; a diamond: share of examples in which the model still says one of the candidate answers when every head is cut."""
-    rows = theme.drawable(summary.filter(pl.col("measure").is_in(["held_out_r", "candidate"])))
+    rows = theme.drawable(summary.filter(pl.col("measure").is_in(DEPARTURE)))
     ends = [float(value) for column in ("mean", "low") for value in rows[column].drop_nulls()]
     x = {"title": ["dot: held-out r", "diamond: share that says", "some answer, all heads cut"], "scale": alt.Scale(domain=[min([0.0, *ends]), 1.0], nice=False)}
     y = alt.Y("baseline:N", title=None, scale=alt.Scale(domain=kinds), axis=None)
