@@ -10,8 +10,10 @@ from stages.door import enter
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "reports" / "templates"
 RECORDING = (
-    "prepare_model", "extract_features", "run_ablations", "fit_attributions", "evaluate_faithfulness", "score_planted", "cluster_heads", "find_interactions",
+    "prepare_model", "extract_features", "run_ablations", "fit_attributions", "evaluate_faithfulness", "score_planted", "compare_baselines",
+    "cluster_heads", "find_interactions",
 )  # fmt: skip
+BASELINES = ("heads", "summary", "agreement", "differences", "gaps")
 CLUSTERS = (
     "head_clusters", "profiles", "example_map", "separation", "unique_effects", "similarities", "look_pairs", "look_contrasts",
     "clusters", "cluster_names", "cluster_examples",
@@ -28,6 +30,7 @@ def inputs(key: str) -> dict[str, str | dict[str, str]]:
     places |= {name: clusters / f"{name}.parquet" for name in CLUSTERS}
     places |= {name: paths.faithfulness_dir(key) / f"{name}.parquet" for name in ("curve_bands", "area_summary", "area_differences", "areas")}
     places |= {name: paths.interactions_dir(key) / f"{name}.parquet" for name in ("interactions", "interaction_fits")}
+    places |= {f"baseline_{name}": paths.baselines_dir(key) / f"{name}.parquet" for name in BASELINES}
     places |= {"found_planted": paths.FOUND_PLANTED, "own_planted": paths.planted_scores(key)}
     metrics = {stage: paths.metrics(stage, key).as_posix() for stage in RECORDING}
     return {name: place.as_posix() for name, place in places.items()} | {"metrics": metrics}

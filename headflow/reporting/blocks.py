@@ -279,6 +279,7 @@ def metrics(run: Run) -> Markup:
         "fit_attributions": "Fit",
         "evaluate_faithfulness": "Orders of heads put to the test",
         "score_planted": "Planted circuit of this model",
+        "compare_baselines": "Baselines",
         "cluster_heads": "Clusters and separation",
         "find_interactions": "Pairs of heads",
     }

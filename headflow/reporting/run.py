@@ -27,12 +27,13 @@ TABLES = {
     "interaction_fits": tables.INTERACTION_FITS, "unique_effects": tables.UNIQUE_EFFECTS, "similarities": tables.SIMILARITIES,
     "look_pairs": tables.LOOK_PAIRS, "look_contrasts": tables.LOOK_CONTRASTS, "clusters": tables.CLUSTERS,
     "cluster_names": tables.CLUSTER_NAMES, "cluster_examples": tables.CLUSTER_EXAMPLES, "found_planted": tables.PLANTED_SCORES,
-    "own_planted": tables.PLANTED_SCORES,
+    "own_planted": tables.PLANTED_SCORES, "baseline_heads": tables.BASELINE_HEADS, "baseline_summary": tables.BASELINE_SUMMARY,
+    "baseline_agreement": tables.BASELINE_AGREEMENT, "baseline_differences": tables.BASELINE_DIFFERENCES, "baseline_gaps": tables.BASELINE_GAPS,
 }  # fmt: skip
 """The tables that a report is made from, by the name under which their paths are given."""
 
-OPTIONAL = ("found_planted", "own_planted")
-"""Tables that say what headflow finds elsewhere: a report can be made without them, and says so."""
+OPTIONAL = ("found_planted", "own_planted", *(name for name in TABLES if name.startswith("baseline_")))
+"""Tables that say what headflow finds elsewhere or under other baselines: a report can be made without them, and says so."""
 
 LAYER_COLUMNS = ("layer", "other_layer", "first_layer", "last_layer")
 """Columns of any table that hold a layer's number."""
@@ -82,6 +83,11 @@ class Run:
     cluster_examples: pl.DataFrame
     found_planted: pl.DataFrame
     own_planted: pl.DataFrame
+    baseline_heads: pl.DataFrame
+    baseline_summary: pl.DataFrame
+    baseline_agreement: pl.DataFrame
+    baseline_differences: pl.DataFrame
+    baseline_gaps: pl.DataFrame
 
     @property
     def unit(self) -> str:

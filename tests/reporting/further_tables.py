@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from headflow import tables
+from headflow.analysis.baselines import Under, agreement, differences, head_means, summarise
 from headflow.analysis.clusters import HeadClusters
 from headflow.analysis.contents import cluster_examples, cluster_names, clusters_table
 from headflow.analysis.pairs import look_pairs, make_pairs, similarities
@@ -14,6 +15,12 @@ from headflow.analysis.permutations import Exchange
 from headflow.analysis.unique_effects import unique_effects
 from headflow.attribution import faithfulness
 from headflow.attribution.rankings import places
+
+BASELINES = {
+    "heads": tables.BASELINE_HEADS, "summary": tables.BASELINE_SUMMARY, "agreement": tables.BASELINE_AGREEMENT, "differences": tables.BASELINE_DIFFERENCES,
+    "gaps": tables.BASELINE_GAPS,
+}  # fmt: skip
+"""The tables of the comparison of baselines, by the names of their files."""
 
 RANKINGS = ("attribution", "ablation", "restoration", "attention", "gradient", "integrated", "random")
 NOISE = dict(zip(RANKINGS, (0.0, 0.2, 0.15, 3.0, 0.4, 0.05, 50.0), strict=True))
@@ -80,6 +87,23 @@ def grouped(
         "unique_effects": unique_effects(vectors, labels, exchange, permutations=19), "similarities": similarities(pairs, exchange, permutations=19, draws=39),
         "look_pairs": groups, "look_contrasts": contrasts, "clusters": clusters_table(clusters, stability),
         "cluster_names": cluster_names(truth, names, clusters, exchange), "cluster_examples": cluster_examples(ids, truth, clusters, exchange, most=4),
+    }  # fmt: skip
+
+
+def under_baselines(rng: np.random.Generator, ids: list[str], truth: np.ndarray) -> dict[str, pl.DataFrame]:
+    """The comparison of baselines: all but `closed` agree, which lacks the first example."""
+    grids = {kind: truth + rng.normal(0, spread, truth.shape) for kind, spread in (("mean", 0.05), ("blank", 0.1), ("swap", 0.1), ("closed", 0.5))}
+    grids["closed"][0] = np.nan
+    measures = {
+        "total_effect": {kind: grid.sum((1, 2)) for kind, grid in grids.items()},
+        "held_out_r": {kind: 0.95 + 0 * grid[:, 0, 0] for kind, grid in grids.items()},
+        "candidate": {kind: 1.0 * (rng.uniform(size=len(ids)) < 0.6) for kind in grids},
+    }
+    under = Under(grids, {kind: np.full(truth.shape, 0.05) for kind in grids}, measures, np.arange(len(ids)))
+    gaps = [{"baseline": "closed", "id": ids[0], "reason": "nothing would be left to read"}]
+    return {
+        "baseline_heads": head_means(under), "baseline_summary": summarise(under), "baseline_agreement": agreement(under, top=5),
+        "baseline_differences": differences(under), "baseline_gaps": of_table(tables.BASELINE_GAPS, gaps),
     }  # fmt: skip
 
 

@@ -73,6 +73,11 @@ class Run:
     cluster_examples: pl.DataFrame
     found_planted: pl.DataFrame | None
     own_planted: pl.DataFrame | None
+    baseline_heads: pl.DataFrame | None
+    baseline_summary: pl.DataFrame | None
+    baseline_agreement: pl.DataFrame | None
+    baseline_differences: pl.DataFrame | None
+    baseline_gaps: pl.DataFrame | None
 
     def but(self, **frames: pl.DataFrame) -> "Run":
         """The same run with some tables replaced."""
@@ -113,6 +118,7 @@ def make(seed: int = 0, scenes: int = 40, masks: int = 256) -> Run:
         **further_tables.grouped(ids, truth, names, explained, labels, _as_found(head_clusters)),
         found_planted=further_tables.planted("additive", "redundant"),
         own_planted=further_tables.planted(),
+        **further_tables.under_baselines(rng, ids, truth),
     )
 
 
@@ -140,6 +146,7 @@ def write(run: Run, root: Path, key: str = "tiny", metrics: bool = True, model: 
     places |= {
         "effort": (f"attributions/{key}/effort.parquet", tables.EFFORT), "interactions": (f"interactions/{key}/interactions.parquet", tables.INTERACTIONS),
         "interaction_fits": (f"interactions/{key}/interaction_fits.parquet", tables.INTERACTION_FITS),
+        **{f"baseline_{name}": (f"baselines/{key}/{name}.parquet", table) for name, table in further_tables.BASELINES.items()},
         "found_planted": ("found_planted.parquet", tables.PLANTED_SCORES), "own_planted": (f"planted/{key}.parquet", tables.PLANTED_SCORES),
     }  # fmt: skip
     for name, (path, table) in places.items():

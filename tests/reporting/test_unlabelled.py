@@ -45,6 +45,7 @@ def section(page: str, figure: str) -> str:
     [
         ("growth", "It cannot be told: only one number of masks was fitted."),
         ("planted", "It cannot be told: no planted model was run."),
+        ("baselines", "Whether the choice of baseline matters cannot be told"),
         ("clusters", "No grouping was found"),
         ("pairs", "No pair of heads was left to test"),
         ("pair-fits", "that they help cannot be told"),

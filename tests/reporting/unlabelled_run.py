@@ -90,6 +90,7 @@ def make(seed: int = 0) -> Run:
         **further_tables.grouped(ids, truth, names, asked, asked.select(label_columns(asked)), clusters),
         found_planted=None,
         own_planted=None,
+        **dict.fromkeys(f"baseline_{name}" for name in further_tables.BASELINES),
     )  # fmt: skip
 
 

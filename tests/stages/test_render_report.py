@@ -21,7 +21,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7
 FIGURES = ("scenes", "skipped", "prompt", "heads", "top-heads", "layers", "one-at-a-time", "attention", "faithfulness", "areas", "pairs", "pair-grid",
            "pair-fits", "meaning-or-looks", "beyond", "similarities", "map", "separation", "clusters", "stability", "contents", "profiles",
            "metrics")  # fmt: skip
-TRUSTED = ("planted", "checks", "held-out", "growth", "effort")
+TRUSTED = ("planted", "checks", "held-out", "growth", "effort", "baselines")
 """Figures of the page that says how far to trust the other."""
 DRAWN = tuple(figure for figure in FIGURES if figure not in ("scenes", "skipped", "prompt", "stability", "metrics"))
 DRAWN_THERE = tuple(figure for figure in TRUSTED if figure != "checks")
@@ -139,7 +139,7 @@ def test_what_it_can_be_trusted_for_stands_on_a_page_of_its_own_linked_both_ways
     links = {attributes["href"] for attributes in trust.all("a") if attributes.get("href")}
     assert all(link[1:] in ids(trust) for link in links if link.startswith("#")) and {link for link in links if link[0] != "#"} == {"index.html"}
     there = {attributes["href"].split("#")[-1] for attributes in page.all("a") if attributes.get("href", "").startswith("trust.html#")}
-    assert there == {"planted", "checks", "held-out", "effort", "caveats"}
+    assert there == {"planted", "checks", "held-out", "effort", "baselines", "caveats"}
     for caveat in ("A sum stands in for a model.", "“Not seeing” had to be given a meaning.", "Masks leave the model's home ground.", "Intervals are about"):
         assert caveat in trust.text
     assert "finds every carrying head in 2 of 2 circuits" in page.text and "cutting heads one at a time misses" in trust.text.lower()
