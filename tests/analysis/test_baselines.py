@@ -44,7 +44,9 @@ def test_tables_agree_with_slow_references() -> None:
                 r.setdefault(example // 2, []).append(stats.pearsonr(a, b).statistic)
                 shared.setdefault(example // 2, []).append(len(set(np.argsort(-np.abs(a))[:3]) & set(np.argsort(-np.abs(b))[:3])) / 3)
         means = [np.mean(values) for values in r.values()]
-        low, high = stats.t.interval(0.9, len(means) - 1, np.mean(means), stats.sem(means))
+        # Fisher's scale: the derivative of artanh at the mean carries the standard error over.
+        scaled = stats.sem(means) / (1 - np.mean(means) ** 2)
+        low, high = np.tanh(stats.t.interval(0.9, len(means) - 1, np.arctanh(np.mean(means)), scaled))
         assert (row["r"], row["low"], row["high"]) == pytest.approx((np.mean(means), low, high))
         assert row["overlap"] == pytest.approx(np.mean([np.mean(values) for values in shared.values()]))
         assert (row["examples"], row["pictures"]) == ((17, 9) if "swap" in (one, other) else (20, 10))
@@ -136,6 +138,8 @@ def test_rounding_is_no_difference() -> None:
     row = differences(under).filter(measure="total_effect", baseline="mean", other="blank").row(0, named=True)
     assert row["p"] == 1 and row["difference"] == 0
     assert (differences(under).filter(measure="apart")["p"] == 1).all()
+    alike = agreement(under)
+    assert (alike["r"] > 1 - 1e-12).all() and (alike["low"] > 1 - 1e-6).all() and (alike["high"] <= 1 + 1e-12).all()
 
 
 def test_means_by_picture() -> None:
