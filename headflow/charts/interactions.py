@@ -31,7 +31,7 @@ def top_pairs(table: pl.DataFrame, unit: str = "logits") -> alt.LayerChart:
                  alt.Tooltip("same_sign:Q", title="examples of that sign", format=".0%")],
     )  # fmt: skip
     return (theme.rule_x(0.0) + spans + dots).properties(
-        width=theme.WIDTH, height=max(60, 22 * rows.height), autosize=alt.AutoSizeParams(type="fit", contains="padding")
+        width=theme.WIDTH, height=90 + 19 * max(1, rows.height), autosize=alt.AutoSizeParams(type="fit", contains="padding")
     )
 
 

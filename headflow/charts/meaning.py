@@ -95,7 +95,9 @@ def unique_effects(table: pl.DataFrame) -> alt.LayerChart:
                  alt.Tooltip("unique_p:Q", title="p", format=".3f"), alt.Tooltip("adjusted:Q", title="p, corrected", format=".3f"),
                  "degrees:Q", "left:Q", "examples:Q"],
     )  # fmt: skip
-    return (lines + ticks + dots).properties(width=theme.WIDTH, height=max(80, 34 * rows.height), autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+    return (lines + ticks + dots).properties(
+        width=theme.WIDTH, height=56 + 29 * max(1, rows.height), autosize=alt.AutoSizeParams(type="fit", contains="padding")
+    )
 
 
 def _with_adjusted(table: pl.DataFrame) -> pl.DataFrame:
@@ -128,5 +130,5 @@ def similarities(table: pl.DataFrame) -> alt.LayerChart:
     )  # fmt: skip
     plain_r = base.mark_point(size=70, filled=False, strokeWidth=1.5, color=theme.RULE).encode(x="r:Q")
     return (theme.rule_x(0.0) + spans + plain_r + dots).properties(
-        width=theme.WIDTH, height=max(60, 40 * rows.height), autosize=alt.AutoSizeParams(type="fit", contains="padding")
+        width=theme.WIDTH, height=56 + 26 * max(1, rows.height), autosize=alt.AutoSizeParams(type="fit", contains="padding")
     )

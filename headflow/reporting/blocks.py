@@ -253,8 +253,8 @@ def pairs(run: Run) -> Markup | None:
 
 
 def clusters(run: Run) -> Markup | None:
-    """What each cluster of heads is made of, and the pictures that rest on it most; None if no head was grouped."""
-    if run.clusters.is_empty():
+    """What each cluster of heads is made of, and the pictures that rest on it most; None if there are no two to tell apart."""
+    if run.clusters.height < 2:
         return None
     colours = palette(str(cluster) for cluster in run.clusters["cluster"])
     shown = run.cluster_examples.join(run.pictures_of(run.cluster_examples["id"]), on="id").join(run.names, on="id").sort("cluster", "rank")

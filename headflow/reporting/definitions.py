@@ -97,7 +97,7 @@ TERMS = {
         "faithfulness",
         "With only the first k heads of an order intact: how far the target has come from where it is with every head cut to where it is in the untouched "
         "model, as a share of that way. More than 1 is possible, as heads that lower the target come last. The area under the curve over the share of heads "
-        "sums it up: 1 is the best that could be, 0.5 a straight line.",
+        "sums it up: 0.5 for a straight line, 1 if the first head did it all.",
     ),
     "completeness": Term(
         "completeness",

@@ -74,7 +74,9 @@ def test_the_gain_from_pairs():
     rows = [{"id": str(i), "held_out_r": 0.9 + i / 1000, "held_out_r2": 0.8, "held_out_r_pairs": 0.95 + i / 900, "held_out_r2_pairs": 0.9} for i in range(9)]
     fits = pl.DataFrame(rows, schema=schema)
     assert "explain a part of what the sum over heads misses" in interactions.pair_fits(fits)
-    assert "that they help cannot be told" in interactions.pair_fits(fits.with_columns(held_out_r_pairs="held_out_r"))
+    near = pl.Series([0.001, -0.001] * 4 + [0.0])
+    assert "that they help cannot be told" in interactions.pair_fits(fits.with_columns(held_out_r_pairs=pl.col("held_out_r") + near))
+    assert interactions.pair_fits(fits.with_columns(held_out_r_pairs="held_out_r")).startswith("There is no pair to add, so the fit stays as it is (mean")
     assert "cannot be told" in interactions.pair_fits(fits.clear())
 
 
@@ -94,6 +96,9 @@ def test_clusters():
     said = clusters.contents(table, names)
     assert said == "Cluster 0 serves “cat” more than other objects; that cluster 1 serves some objects more than others cannot be told."
     assert clusters.contents(table, names.clear()) == "That any cluster serves some objects more than others cannot be told."
+    less = pl.concat([names, names.with_columns(name=pl.lit("dog"), excess=-0.2), names.with_columns(name=pl.lit("cow"), excess=0.1)])
+    assert clusters.contents(table, less).startswith("Cluster 0 serves “cat” and “cow” more and “dog” less than other objects; that cluster 1")
+    assert clusters.contents(table.head(1), names) == "There is one group only, so no objects set it apart from another."
     made = [clusters.makeup(row) for row in table.iter_rows(named=True)]
     assert made[0] == "4 heads of layers 1 to 2, on average 1.5; strongest L1 H0; 50% of the summed size of all attributions; stability 0.90"
     assert made[1].startswith("1 head of layer 1; strongest")

@@ -15,7 +15,7 @@ def stability(metrics: Mapping[str, Any], clusters: pl.DataFrame) -> str:
     """Whether other pictures would give the same clusters (metrics of the stage cluster_heads)."""
     p = metrics.get("split_half_silhouette_p")
     if clusters.height < 2:
-        if p is not None:
+        if p is not None and p > 0.05:
             return f"Groups found with one half of the pictures do not hold on the other ({chance(p)}): no cluster structure can be told from noise."
         return "No cluster structure was found, so there is nothing to be stable."
     rand = metrics.get("stability")
@@ -31,22 +31,30 @@ def stability(metrics: Mapping[str, Any], clusters: pl.DataFrame) -> str:
 
 
 def contents(clusters: pl.DataFrame, names: pl.DataFrame, things: str = "objects") -> str:
-    """The objects that set each cluster apart from the others; which clusters none does."""
+    """The objects that each cluster serves more or less than it does others, and the clusters of which that cannot be told."""
     if clusters.is_empty():
         return "No head carried enough to be grouped."
+    if clusters.height == 1:
+        return f"There is one group only, so no {things} set it apart from another."
     parts, rest = [], []
     for cluster in clusters["cluster"]:
-        clear = names.filter(pl.col("cluster") == cluster, pl.col("q") < 0.05, pl.col("excess") > 0).sort("excess", descending=True)["name"]
-        if clear.is_empty():
-            rest.append(str(cluster))
+        clear = names.filter(pl.col("cluster") == cluster, pl.col("q") < 0.05).sort("excess", descending=True)
+        sides = (("more", clear.filter(pl.col("excess") > 0)["name"]), ("less", clear.filter(pl.col("excess") < 0)["name"].reverse()))
+        told = [f"{_few(found)} {how}" for how, found in sides if len(found)]
+        if told:
+            parts.append(f"cluster {cluster} serves {' and '.join(told)} than other {things}")
         else:
-            more = f" and {len(clear) - MOST_NAMED} more" if len(clear) > MOST_NAMED else ""
-            parts.append(f"cluster {cluster} serves {listed([f'“{name}”' for name in clear.head(MOST_NAMED)])}{more} more than other {things}")
+            rest.append(str(cluster))
     if rest:
         any_of = "any cluster" if len(rest) == clusters.height else f"any of clusters {listed(rest)}"
         parts.append(f"that {f'cluster {rest[0]}' if len(rest) == 1 else any_of} serves some {things} more than others cannot be told")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _few(names: pl.Series) -> str:
+    """The first names, and how many more there are."""
+    return listed([f"“{name}”" for name in names.head(MOST_NAMED)] + ([f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []))
 
 
 def makeup(row: Mapping[str, Any]) -> str:

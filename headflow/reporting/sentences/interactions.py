@@ -47,7 +47,9 @@ def pair_places(table: pl.DataFrame) -> str:
 
 
 def _of(count: int, total: int) -> str:
-    return f"all {total:,}" if count == total else f"{count or 'none'} of the {total:,}"
+    if count == total:
+        return "both" if total == 2 else f"all {total:,}"
+    return f"{count or 'none'} of the {total:,}"
 
 
 def pair_fits(fits: pl.DataFrame, confidence: float = 0.95) -> str:
@@ -55,6 +57,8 @@ def pair_fits(fits: pl.DataFrame, confidence: float = 0.95) -> str:
     known = fits.drop_nulls(["held_out_r", "held_out_r_pairs"])
     if known.is_empty():
         return "Whether pairs improve the fit cannot be told: no example has a held-out correlation."
+    if known["held_out_r"].equals(known["held_out_r_pairs"]):
+        return f"There is no pair to add, so the fit stays as it is (mean held-out correlation {float(known['held_out_r'].mean()):.3f})."
     before, after = float(known["held_out_r"].mean()), float(known["held_out_r_pairs"].mean())
     _, low, high = mean_interval((known["held_out_r_pairs"] - known["held_out_r"]).to_numpy(), confidence)
     start = f"With the pairs the mean held-out correlation is {after:.3f}, without them {before:.3f}"
