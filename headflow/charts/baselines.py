@@ -101,8 +101,8 @@ def _fall(summary: pl.DataFrame, kinds: list[str], unit: str) -> alt.LayerChart:
     base = alt.Chart(rows).encode(y=y, color=_colour(kinds))
     title = ["fall of the target,", unit]
     tooltip = [
-        alt.Tooltip("baseline:N"), alt.Tooltip("mean:Q", title=f"fall of the target, {unit}", format="+.3f"), alt.Tooltip("low:Q", title="interval from", format="+.3f"),
-        alt.Tooltip("high:Q", title="to", format="+.3f"), alt.Tooltip("examples:Q"),
+        alt.Tooltip("baseline:N"), alt.Tooltip("mean:Q", title=f"fall of the target, {unit}", format="+.3f"),
+        alt.Tooltip("low:Q", title="interval from", format="+.3f"), alt.Tooltip("high:Q", title="to", format="+.3f"), alt.Tooltip("examples:Q"),
     ]  # fmt: skip
     spans = base.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     dots = base.mark_point(size=60).encode(x=alt.X("mean:Q", title=title, axis=alt.Axis(tickCount=4)), tooltip=tooltip)
@@ -113,7 +113,8 @@ def _departure(summary: pl.DataFrame, kinds: list[str]) -> alt.LayerChart:
     """A circle: held-out r; a diamond: share of examples in which the model still says one of the candidate answers when every head is cut."""
     rows = theme.drawable(summary.filter(pl.col("measure").is_in(DEPARTURE)))
     ends = [float(value) for column in ("mean", "low") for value in rows[column].drop_nulls()]
-    x = {"title": ["dot: held-out r", "diamond: share that says", "some answer, all heads cut"], "scale": alt.Scale(domain=[min([0.0, *ends]), 1.0], nice=False)}
+    title = ["dot: held-out r", "diamond: share that says", "some answer, all heads cut"]
+    x = {"title": title, "scale": alt.Scale(domain=[min([0.0, *ends]), 1.0], nice=False)}
     y = alt.Y("baseline:N", title=None, scale=alt.Scale(domain=kinds), axis=None)
     told = [alt.Tooltip("baseline:N"), alt.Tooltip("low:Q", title="interval from", format=".3f"), alt.Tooltip("high:Q", title="to", format=".3f"),
             alt.Tooltip("examples:Q")]  # fmt: skip

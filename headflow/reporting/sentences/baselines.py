@@ -81,7 +81,8 @@ def _apart(differences: pl.DataFrame, alpha: float) -> str:
         return "No baseline can be told to stand apart from the others."
     first, *rest = told
     ends = interval(first["low"], first["high"])
-    text = f"{first['baseline'].capitalize()} stands apart: it agrees with the others by {number(first['difference'])} less than they do with each other ({ends})"
+    less = number(first["difference"])
+    text = f"{first['baseline'].capitalize()} stands apart: it agrees with the others by {less} less than they do with each other ({ends})"
     if rest:
         text += f"; so, by less, {'does' if len(rest) == 1 else 'do'} {listed([row['baseline'] for row in rest])}"
     return f"{text}."
@@ -130,7 +131,8 @@ def _gaps(gaps: pl.DataFrame) -> str:
     for kind in gaps["baseline"].unique(maintain_order=True):
         rows = gaps.filter(pl.col("baseline") == kind)
         reasons: Sequence[str] = rows["reason"].unique(maintain_order=True).to_list()
-        what = f"Left out is {kind}" if rows["id"].null_count() else f"Left out of {kind} {'is' if rows.height == 1 else 'are'} {counted(rows.height, 'example')}"
+        some = f"Left out of {kind} {'is' if rows.height == 1 else 'are'} {counted(rows.height, 'example')}"
+        what = f"Left out is {kind}" if rows["id"].null_count() else some
         said.append(f"{what} ({'; '.join(reasons[:2])}).")
     return " ".join(said)
 
