@@ -320,7 +320,7 @@ def caveats(run: Run) -> Markup:
         (
             "“Not seeing” had to be given a meaning.",
             f"Here a cut head reads {BASELINES.get(baseline, baseline)} where the picture was (baseline “{baseline}”). Another baseline can "
-            "give other numbers and another ranking.",
+            "give other numbers and another ranking" + (".", "; how far it does is shown above.")[not run.baseline_agreement.is_empty()],
         ),
         (
             "Masks leave the model's home ground.",
