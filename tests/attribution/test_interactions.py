@@ -128,19 +128,19 @@ def test_beside_true_pairs_false_discoveries_stay_at_the_stated_rate():
         signs = np.where(flat, 1.0, -1.0)
         return additive(flat, WEIGHTS) + 1.5 * either(flat, 1, 9) + 1.5 * both(flat, 4, 14) + 0.4 * signs[:, 2] * signs[:, 3] * signs[:, 8]
 
-    for seed in range(60):
+    for seed in range(200):
         found = study(function, count=96, held=64, noise=0.5, seed=seed, level=0.1)
         pairs = {tuple(pair) for pair in found.heads_[found.found_].tolist()}
         shares.append(len(pairs - true) / max(len(pairs), 1))
         hits += len(pairs & true)
-    assert np.mean(shares) <= 0.1 + 2.6 * np.sqrt(0.1 * 0.9 / 60)
-    assert hits / 120 > 0.8
+    assert np.mean(shares) <= 0.1 + 2.6 * np.sqrt(0.1 * 0.9 / 200)
+    assert hits / 400 > 0.8
 
 
 def test_intervals_cover_whatever_the_choice():
     """95 % intervals of every pair tested, chosen or not by luck, cover the truth in 90 to 99 % of cases."""
     covered = []
-    for seed in range(60):
+    for seed in range(200):
         found = study(lambda flat, _: additive(flat, WEIGHTS) + 1.5 * both(flat, 4, 14), count=96, held=64, noise=0.5, seed=seed)
         truth = np.array([1.5 * (pair == [4, 14]) for pair in found.heads_.tolist()])
         covered += ((found.low_ <= truth) & (truth <= found.high_)).tolist()
