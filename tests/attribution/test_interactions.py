@@ -35,8 +35,7 @@ def study(function, *, count=256, held=128, design="auto", seed=0, noise=0.0, ex
     others = sample_masks(*shape, held, design="bernoulli", seed=seed, stream="held_out", ablation_probability=p)
     shared = [random.normal(size=(examples, len(m))) for m in (masks, others)]
     targets, actual = (
-        np.array([function(m.reshape(len(m), -1), example) for example in range(examples)]) + noise * e
-        for m, e in zip((masks, others), shared, strict=True)
+        np.array([function(m.reshape(len(m), -1), example) for example in range(examples)]) + noise * e for m, e in zip((masks, others), shared, strict=True)
     )
     fitted = fit(masks, targets, standard_errors=False)
     return find_interactions(fitted, masks, targets, (others, actual), ablation_probability=p, **options)
@@ -174,9 +173,7 @@ def test_the_order_of_examples_does_not_matter():
         for flat in (m.reshape(len(m), -1) for m in (masks, others))
     )
     order = random.permutation(5)
-    one, two = (
-        find_interactions(fit(masks, t), masks, t, (others, a)).table() for t, a in ((targets, actual), (targets[order], actual[order]))
-    )
+    one, two = (find_interactions(fit(masks, t), masks, t, (others, a)).table() for t, a in ((targets, actual), (targets[order], actual[order])))
     assert one.select("layer", "head", "other_layer", "other_head", "kind").equals(two.select("layer", "head", "other_layer", "other_head", "kind"))
     np.testing.assert_allclose(one["effect"], two["effect"])
 
