@@ -158,7 +158,7 @@ ATTRIBUTIONS = Table(
     {
         "id": _ID, "layer": _LAYER, "head": _HEAD,
         "attribution": Column(_REAL, "fall of the target when the head is ablated, averaged over masks; target units"),
-        "standard_error": Column(_REAL, "of the attribution, over the draw of masks; target units"),
+        "standard_error": Column(_REAL, "of the attribution: the draw of masks and corners, and what shrinkage or a gradient's bias may hide; target units"),
         "single_head_effect": Column(_REAL, "f(intact) - f(only this head ablated); target units"),
     },
 )  # fmt: skip
@@ -476,7 +476,7 @@ BASELINE_ATTRIBUTIONS = Table(
     {
         "id": _ID, "baseline": _BASELINE, "layer": _LAYER, "head": _HEAD,
         "attribution": Column(_REAL, "attribution of the head under this baseline; target units"),
-        "standard_error": Column(_REAL, "of the attribution, over the draw of masks; target units"),
+        "standard_error": Column(_REAL, "of the attribution: the draw of masks and corners, and what shrinkage or a gradient's bias may hide; target units"),
     },
 )  # fmt: skip
 
