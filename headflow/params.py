@@ -246,6 +246,27 @@ class FaithfulnessParams(Group):
         return self
 
 
+class BaselinesParams(Group):
+    """How much hangs on what ablated heads read (stage compare_baselines): a sample of the examples under several baselines, each with the same masks."""
+
+    kinds: list[Baseline] = Field(list(get_args(Baseline)), min_length=2, description="baselines that are compared; that of `features` may be among them")
+    examples: int | None = Field(24, ge=2, le=100_000, description="explained examples in the sample, drawn at random; null = all")
+    masks: int = Field(64, ge=4, le=1_000_000, description="fit masks per example and baseline; even")
+    corners: int = Field(8, ge=2, le=4096, description="masks at which the gradient of every gate is taken too; even")
+    held_out: int = Field(64, ge=20, le=100_000, description="further masks that judge the fit")
+    top: int = Field(8, ge=1, le=100_000, description="heads of largest |attribution| whose overlap is told; at most a quarter of all heads is taken")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
+    seed: Seed = Field(0, description="seed of the masks and of the sample; with that of `masks`, finished runs of the run's own baseline are found again")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BaselinesParams":
+        if len(set(self.kinds)) < len(self.kinds):
+            raise ValueError("a baseline is listed twice")
+        if self.masks % 2 or self.corners % 2:
+            raise ValueError(f"masks = {self.masks}, corners = {self.corners}: both come in pairs; take even numbers")
+        return self
+
+
 class TextTokensParams(Group):
     """Which tokens of the text receive the picture (stage trace_text); target and baseline are those of `features`."""
 
@@ -379,6 +400,7 @@ class Params(Group):
     clusters: ClustersParams = Field(default_factory=ClustersParams)
     interactions: InteractionsParams = Field(default_factory=InteractionsParams)
     faithfulness: FaithfulnessParams = Field(default_factory=FaithfulnessParams)
+    baselines: BaselinesParams = Field(default_factory=BaselinesParams)
     text_tokens: TextTokensParams = Field(default_factory=TextTokensParams)
     flow: FlowParams = Field(default_factory=FlowParams)
     image_tokens: ImageTokensParams = Field(default_factory=ImageTokensParams)

@@ -158,7 +158,7 @@ ATTRIBUTIONS = Table(
     {
         "id": _ID, "layer": _LAYER, "head": _HEAD,
         "attribution": Column(_REAL, "fall of the target when the head is ablated, averaged over masks; target units"),
-        "standard_error": Column(_REAL, "of the attribution, over the draw of masks; target units"),
+        "standard_error": Column(_REAL, "of the attribution: the draw of masks and corners, and what shrinkage or a gradient's bias may hide; target units"),
         "single_head_effect": Column(_REAL, "f(intact) - f(only this head ablated); target units"),
     },
 )  # fmt: skip
@@ -466,6 +466,88 @@ CLUSTER_EXAMPLES = Table(
         "attribution": Column(_REAL, "attribution summed over the cluster's heads; target units"),
     },
 )
+
+_BASELINE = Column(_TEXT, "what ablated heads read: mean, blank, swap or closed")
+_EXAMPLES, _PICTURES = Column(_INT, "examples used"), Column(_INT, "different pictures among them; the unit of the interval")
+_LOW, _HIGH = Column(_REAL, "lower end of the confidence interval over pictures; null for a single one"), Column(_REAL, "upper end")
+
+BASELINE_ATTRIBUTIONS = Table(
+    "baseline attributions",
+    {
+        "id": _ID, "baseline": _BASELINE, "layer": _LAYER, "head": _HEAD,
+        "attribution": Column(_REAL, "attribution of the head under this baseline; target units"),
+        "standard_error": Column(_REAL, "of the attribution: the draw of masks and corners, and what shrinkage or a gradient's bias may hide; target units"),
+    },
+)  # fmt: skip
+
+BASELINE_HEADS = Table(
+    "baseline heads",
+    {
+        "baseline": _BASELINE, "layer": _LAYER, "head": _HEAD,
+        "mean": Column(_REAL, "mean attribution over pictures; target units"), "low": _LOW, "high": _HIGH, "examples": _EXAMPLES,
+    },
+)  # fmt: skip
+
+BASELINE_FITS = Table(
+    "baseline fits",
+    {
+        "id": _ID, "baseline": _BASELINE,
+        "intact": Column(_REAL, "target with no head ablated"), "ablated": Column(_REAL, "target with every head ablated"),
+        "total_effect": Column(_REAL, "intact - ablated; target units"),
+        "held_out_r": Column(_REAL, "Pearson r of predicted and actual target on held-out masks; null where the target does not vary"),
+        "held_out_r2": Column(_REAL, "R2 on held-out masks; null as above"),
+        "relative_error": Column(_REAL, "estimated relative error of the example's attributions, as in the effort table"),
+        "probability_intact": Column(_REAL, "probability of the explained answer's first token with no head ablated, 0..1"),
+        "probability": Column(_REAL, "the same with every head ablated"),
+        "rank": Column(_INT, "its rank among all tokens with every head ablated, 1 = the model says it"),
+        "says": Column(_TEXT, "the token that the model says with every head ablated"),
+        "candidate": Column(_BOOL, "that token begins one of the candidate answers; null where there are no others"),
+    },
+)  # fmt: skip
+
+BASELINE_SUMMARY = Table(
+    "baseline summary",
+    {
+        "baseline": _BASELINE,
+        "measure": Column(_TEXT, "a column of the baseline fits: total_effect, held_out_r, probability or candidate (share)"),
+        "mean": Column(_REAL, "mean over pictures"), "low": _LOW, "high": _HIGH, "examples": _EXAMPLES, "pictures": _PICTURES,
+    },
+)  # fmt: skip
+
+BASELINE_AGREEMENT = Table(
+    "baseline agreement",
+    {
+        "baseline": _BASELINE, "other": _BASELINE,
+        "r": Column(_REAL, "Pearson r over heads of an example's attributions under the two, mean over pictures; null where neither varies"),
+        "low": _LOW, "high": _HIGH,
+        "ceiling": Column(_REAL, "r of two independent estimates as noisy as these of the same attributions, mean over pictures"),
+        "overlap": Column(_REAL, "share of the heads of largest |attribution| under one that are so under the other too, 0..1, mean over pictures"),
+        "overlap_low": _LOW, "overlap_high": _HIGH,
+        "chance": Column(_REAL, "the overlap of heads drawn at random"),
+        "top": Column(_INT, "heads of largest |attribution| taken"), "examples": _EXAMPLES, "pictures": _PICTURES,
+    },
+)  # fmt: skip
+
+BASELINE_DIFFERENCES = Table(
+    "baseline differences",
+    {
+        "measure": Column(_TEXT, "a measure of the baseline summary; or 'apart': r of the other baselines with each other minus r with this one"),
+        "baseline": _BASELINE, "other": Column(_TEXT, "the baseline that it is compared with; null = all others"),
+        "difference": Column(_REAL, "mean difference within pictures: of 'apart' as said there, else baseline minus other"),
+        "low": _LOW, "high": _HIGH,
+        "p": Column(_REAL, "paired t-test of no difference; null for a single picture"),
+        "p_holm": Column(_REAL, "the same, corrected for all rows of this measure"),
+        "examples": _EXAMPLES, "pictures": _PICTURES,
+    },
+)  # fmt: skip
+
+BASELINE_GAPS = Table(
+    "baseline gaps",
+    {
+        "baseline": _BASELINE, "id": Column(_TEXT, "example that cannot be given this baseline; null = none can"),
+        "reason": Column(_TEXT, "why not"),
+    },
+)  # fmt: skip
 
 TRUTHS = Table(
     "truths",
@@ -865,6 +947,7 @@ ALL_TABLES = (
     HEAD_CLUSTERS, PROFILES, EXAMPLE_MAP, SEPARATION, TRUTHS, PLANTED_SCORES,
     RANKINGS, CURVES, AREAS, CURVE_BANDS, AREA_SUMMARY, AREA_DIFFERENCES,
     INTERACTIONS, INTERACTION_FITS, UNIQUE_EFFECTS, SIMILARITIES, LOOK_PAIRS, LOOK_CONTRASTS, CLUSTERS, CLUSTER_NAMES, CLUSTER_EXAMPLES,
+    BASELINE_ATTRIBUTIONS, BASELINE_HEADS, BASELINE_FITS, BASELINE_SUMMARY, BASELINE_AGREEMENT, BASELINE_DIFFERENCES, BASELINE_GAPS,
     TEXT_TOKENS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_CONTRASTS, FLOW_EFFECTS, FLOW_BANDS, FLOW_DEPTHS, FLOW_CONTRASTS,
     KEPT, KEPT_BANDS, KEPT_SUMMARY, KEPT_DIFFERENCES,
     HEAD_MAPS, CLUSTER_MAPS, HEAD_WORDS, HEAD_WRITING,

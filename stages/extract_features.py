@@ -8,12 +8,10 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from headflow.answers import unknown_words
 from headflow.datasets.faults import Faults
 from headflow.errors import HeadflowError
 from headflow.files import write_atomically, write_json
 from headflow.models.answering import Candidates, check_words, picture_sizes, stock_answers, swap_partner
-from headflow.models.baselines import Baseline, closed_baseline, mean_baseline
 from headflow.models.features import image_attention, same_answer
 from headflow.models.loading import load_prepared, prepared_processor
 from headflow.models.lvlm import LVLM
@@ -24,13 +22,14 @@ from headflow.tables import ATTENTION, EXAMPLES, FEATURES, SKIPPED
 from headflow.targets import Target
 from stages import paths
 from stages.door import enter
+from stages.references import known_references, make_baseline
 
 
 def main(params: Params, key: str) -> None:
     settings, folder = params.features, paths.features_dir(key)
     examples = EXAMPLES.read(paths.EXAMPLES)
     examples = examples.with_columns(picture_sizes(examples))
-    explain, references = (examples.filter(pl.col("split") == split) for split in ("explain", "reference"))
+    explain = examples.filter(pl.col("split") == "explain")
     own = params.examples.source not in ("scenes", "planted")
     numbering = "numbered as in the source" if own else "the first is 1"
     faults = Faults(f"model {key!r}", numbering, params.examples.on_bad_example, "row" if own else "example")
@@ -38,16 +37,14 @@ def main(params: Params, key: str) -> None:
     processor = prepared_processor(paths.model_dir(key))
     check_words(processor, explain, faults, answers=settings.answer == "truth")
     faults.settle(len(explain))
-    references = references.filter([not unknown_words(processor, question) for question in references["question"]])
-    if references.is_empty():
-        raise HeadflowError(f"model {key!r} knows the words of no reference's question, so there is no baseline; ask in words that it knows")
+    references = known_references(processor, examples, key)
     model = load_prepared(paths.model_dir(key), params.model(key).device_map)
 
     # First, as it says whether the pictures of a set go together at all.
     baseline = make_baseline(settings.baseline, model, references)
     said = stock_answers(model, explain)
     candidates = Candidates(model.processor, references)
-    partners = references.to_dicts() if settings.baseline == "swap" else []
+    partners = references.to_dicts()
     rows, attention, embeddings, vision, otherwise, image_keys = [], [], [], [], [], 0
     with progress(f"capture examples ({key})", len(explain), "examples") as bar:
         for number, row in enumerate(explain.iter_rows(named=True), 1):
@@ -152,22 +149,6 @@ def main(params: Params, key: str) -> None:
             "sharing_a_first_token": candidates.clashes,
         },
     )
-
-
-def make_baseline(kind: str, model: LVLM, references: pl.DataFrame) -> Baseline:
-    """The baseline that all examples share; those of ``swap`` and ``blank`` are each example's own and are made when they are needed."""
-    if kind != "mean":
-        return closed_baseline() if kind == "closed" else Baseline(kind, [], [])
-    pictures = references.unique("scene", maintain_order=True)
-    question = pictures["question"][0]
-    with progress("mean baseline", len(pictures), "pictures") as bar:
-
-        def captures():
-            for picture in pictures["image"]:
-                yield model.capture(picture, question)
-                bar.advance()
-
-        return mean_baseline(captures())
 
 
 if __name__ == "__main__":

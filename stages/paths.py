@@ -40,6 +40,10 @@ def faithfulness_dir(model: str) -> Path:
     return DATA / "faithfulness" / model
 
 
+def baselines_dir(model: str) -> Path:
+    return DATA / "baselines" / model
+
+
 def planted_scores(model: str) -> Path:
     return DATA / "planted" / f"{model}.parquet"
 

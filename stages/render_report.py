@@ -1,4 +1,4 @@
-"""Run the report notebook for one model and set it as an HTML page, an executed notebook and PNG figures."""
+"""Run the report notebook for one model and set it as two HTML pages, an executed notebook and PNG figures."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,15 @@ from stages import paths
 from stages.door import enter
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "reports" / "templates"
-RECORDING = ("prepare_model", "extract_features", "run_ablations", "fit_attributions", "cluster_heads")
+RECORDING = (
+    "prepare_model", "extract_features", "run_ablations", "fit_attributions", "evaluate_faithfulness", "score_planted", "compare_baselines",
+    "cluster_heads", "find_interactions",
+)  # fmt: skip
+BASELINES = ("heads", "summary", "agreement", "differences", "gaps")
+CLUSTERS = (
+    "head_clusters", "profiles", "example_map", "separation", "unique_effects", "similarities", "look_pairs", "look_contrasts",
+    "clusters", "cluster_names", "cluster_examples",
+)  # fmt: skip
 
 
 def inputs(key: str) -> dict[str, str | dict[str, str]]:
@@ -18,15 +26,19 @@ def inputs(key: str) -> dict[str, str | dict[str, str]]:
     places = {"examples": paths.EXAMPLES, "masks": paths.masks(key), "model": paths.model_dir(key) / "model.json"}
     places |= {name: features / f"{name}.parquet" for name in ("features", "attention")}
     places |= {"skipped_rows": paths.DATA / "skipped.parquet", "skipped_examples": features / "skipped.parquet"}
-    places |= {name: attributions / f"{name}.parquet" for name in ("attributions", "fits", "predictions", "head_summary", "growth")}
-    places |= {name: clusters / f"{name}.parquet" for name in ("head_clusters", "profiles", "example_map", "separation")}
+    places |= {name: attributions / f"{name}.parquet" for name in ("attributions", "fits", "predictions", "head_summary", "growth", "effort")}
+    places |= {name: clusters / f"{name}.parquet" for name in CLUSTERS}
+    places |= {name: paths.faithfulness_dir(key) / f"{name}.parquet" for name in ("curve_bands", "area_summary", "area_differences", "areas")}
+    places |= {name: paths.interactions_dir(key) / f"{name}.parquet" for name in ("interactions", "interaction_fits")}
+    places |= {f"baseline_{name}": paths.baselines_dir(key) / f"{name}.parquet" for name in BASELINES}
+    places |= {"found_planted": paths.FOUND_PLANTED, "own_planted": paths.planted_scores(key)}
     metrics = {stage: paths.metrics(stage, key).as_posix() for stage in RECORDING}
     return {name: place.as_posix() for name, place in places.items()} | {"metrics": metrics}
 
 
 def main(params: Params, key: str) -> None:
-    """Write index.html, report.ipynb and figures/ below the model's report folder."""
-    from headflow.reporting import page, run  # here, so that a mistake in the params is told before seconds of imports
+    """Write index.html, trust.html, report.ipynb and figures/ below the model's report folder."""
+    from headflow.reporting import blocks, page, run  # here, so that a mistake in the params is told before seconds of imports
 
     settings = params.model_dump(mode="json", exclude={"ablation"})  # where and how fast the runs were done changes no number
     settings["models"] = {key: settings["models"][key]}  # other models' settings are no part of this page
@@ -36,7 +48,8 @@ def main(params: Params, key: str) -> None:
     shutil.rmtree(folder / "figures", ignore_errors=True)  # a figure that is drawn no more must not linger
     for name, png in page.figures(executed).items():
         write_atomically(folder / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
-    page.render(executed, TEMPLATES / "report.html.j2", folder / "index.html", title=params.report.title)
+    for name, title in ((None, params.report.title), (blocks.TRUST, f"{blocks.TRUST_TITLE} · {key}")):
+        page.render(page.part(executed, name), TEMPLATES / "report.html.j2", folder / f"{name or 'index'}.html", title=title)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The examples that a model's masked runs are about: how each is captured, what is measured, and what its numbers depend on."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +10,7 @@ import polars as pl
 
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, digest_json, engine_version
-from headflow.models.baselines import Baseline, blank_baseline, mean_baseline, swap_baseline
+from headflow.models.baselines import Baseline, blank_baseline, swap_baseline
 from headflow.models.capture import Capture
 from headflow.models.loading import load_prepared
 from headflow.models.lvlm import LVLM
@@ -18,6 +19,11 @@ from headflow.params import Params
 from headflow.tables import EXAMPLES, FEATURES
 from headflow.targets import Target
 from stages import paths
+from stages.references import known_references, make_baseline
+
+
+class NoBaseline(HeadflowError):
+    """There is no such baseline for an example, or for any."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Subject:
     Attributes:
         context: fingerprint of all that its numbers depend on, masks apart.
         fed: the answer that is fed to the model: the whole one where its log-probability is the target, else none.
-        swapped: the picture whose keys ablated heads read, where the baseline is ``swap``.
+        swapped: the picture whose keys ablated heads read, where the baseline is ``swap``; empty if there is none.
         mean_with: the mean baseline for a question, where the picture's keys depend on the text after it.
     """
 
@@ -43,17 +49,34 @@ class Subject:
     model: LVLM
 
     def prepare(self) -> tuple[Capture, Baseline, Target]:
-        """Capture the example; what :func:`headflow.execution.runs.run_example` calls if something is to be computed."""
+        """Capture the example; what :func:`headflow.execution.runs.run_example` calls if something is to be computed.
+
+        Raises:
+            NoBaseline: there is no picture to swap with, or the baseline stands at other positions than the example's picture.
+        """
         capture = self.model.capture(self.row["image"], self.row["question"], self.fed)
-        if self.swapped:
-            return capture, swap_baseline(self.model.capture(self.swapped, self.row["question"])), self.target
+        baseline = self._baseline_of(capture)
+        try:
+            baseline.check_fits(capture)
+        except HeadflowError as error:
+            raise NoBaseline(str(error)) from None
+        return capture, baseline, self.target
+
+    def _baseline_of(self, capture: Capture) -> Baseline:
+        if self.baseline == "swap":
+            if not self.swapped:
+                raise NoBaseline("no reference picture of the same size shows another object")
+            return swap_baseline(self.model.capture(self.swapped, self.row["question"]))
         if self.baseline == "mean" and capture.mode == "recomputed":
-            return capture, self.mean_with(self.row["question"]), self.target
-        return capture, blank_baseline(capture) if self.baseline == "blank" else self.shared, self.target
+            return self.mean_with(self.row["question"])
+        return blank_baseline(capture) if self.baseline == "blank" else self.shared
 
 
 class Subjects:
-    """All explained examples of one model, in the order of its features.
+    """All explained examples of one model, in the order of its features, under the baseline of the run.
+
+    Attributes:
+        kind: the baseline that they are given.
 
     Raises:
         HeadflowError: features of other examples.
@@ -69,13 +92,35 @@ class Subjects:
         self.model = load_prepared(paths.model_dir(key), params.model(key).device_map)
         self.shared = Baseline.load(paths.features_dir(key) / "baseline.safetensors", self.model.device, self.model.dtype)
         self._pictures = dict(zip(examples["id"], examples["image"], strict=True))
-        references = examples.filter(pl.col("split") == "reference").unique("scene", maintain_order=True)["image"]
+        self.kind = self.settings.baseline
+
+        @lru_cache(maxsize=1)
+        def references() -> pl.DataFrame:
+            return known_references(self.model.processor, examples, key)
 
         @lru_cache(maxsize=2)
         def mean_with(question: str) -> Baseline:
-            return mean_baseline(self.model.capture(picture, question) for picture in references)
+            return make_baseline("mean", self.model, references(), question)
+
+        self._references = references
 
         self._mean_with = mean_with
+
+    def under(self, kind: str) -> "Subjects":
+        """The same examples under another baseline: masked runs of a run with ``features.baseline: kind``.
+
+        Raises:
+            NoBaseline: it cannot be made for any example, as references of several sizes have no mean.
+        """
+        if kind == self.kind:
+            return self
+        other = copy.copy(self)
+        other.kind = kind
+        try:
+            other.shared = make_baseline(kind, self.model, self._references())
+        except HeadflowError as error:
+            raise NoBaseline(str(error)) from None
+        return other
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,10 +134,10 @@ class Subjects:
         for row in self.rows.iter_rows(named=True):
             fed = fed_answer(self.settings.target, row)
             target = Target(self.settings.target, row["answer_tokens"][0], tuple(row["rival_tokens"]), tuple(fed[1:]))
-            swapped = self._pictures[row["swap_partner"]] if self.settings.baseline == "swap" else b""
+            swapped = self._pictures[row["swap_partner"]] if self.kind == "swap" and row["swap_partner"] is not None else b""
             rivals = target.candidates if target.kind == "margin" else ()
             context = digest(common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
-            yield Subject(row["id"], row, target, context, fed, swapped, self.settings.baseline, self.shared, self._mean_with, self.model)
+            yield Subject(row["id"], row, target, context, fed, swapped, self.kind, self.shared, self._mean_with, self.model)
 
 
 def _common(prepared: PreparedModel, model: LVLM, shared: Baseline, target: str) -> str:

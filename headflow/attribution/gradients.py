@@ -23,7 +23,7 @@ def mean_gradient(
 ) -> tuple[Float[np.ndarray, "examples total"], Float[np.ndarray, "examples total"]]:
     """Mean gradient over corners and its standard error over their draw; consecutive corners form a pair and are one draw.
 
-    The error does not hold the bias that a gradient has where the target is not linear in a gate. With one pair it is nan.
+    The error does not hold the bias that a gradient has where the target is not linear in a gate: masks tell that. With one pair it is nan.
     """
     flat = gradients.reshape(*gradients.shape[:2], -1).astype(float)
     pairs = flat.shape[1] // 2
@@ -33,6 +33,22 @@ def mean_gradient(
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = np.sqrt(((middles - middles.mean(1, keepdims=True)) ** 2).sum(1) / (pairs - 1) / pairs) if pairs > 1 else np.full_like(middles[:, 0], np.nan)
     return middles.mean(1), errors
+
+
+def doubt(gradients: Float[np.ndarray, "examples corners layers heads"]) -> tuple[Float[np.ndarray, "examples total"], Float[np.ndarray, "examples"]]:
+    """Standard error of the mean gradient over the draw of corners, and the mean variance that it has at the least.
+
+    From two pairs on, those of :func:`mean_gradient`. One pair shows no spread between pairs. What its two corners differ in cancels in their mean, but
+    where gradients change with one head they mostly change with two as well: a third of the variance between corners stands in, a quarter of it
+    shared by all heads, and half of that is taken to be sure. That is a rule of thumb, from planted games and the embedded model.
+    """
+    flat = gradients.reshape(*gradients.shape[:2], -1).astype(float)
+    if flat.shape[1] // 2 > 1:
+        errors = mean_gradient(gradients)[1]
+        return errors, (errors**2).mean(1)
+    within = flat[:, :2].var(1)
+    variance = (0.75 * within + 0.25 * within.mean(1, keepdims=True)) / 3
+    return np.sqrt(variance), variance.mean(1) / 2
 
 
 def unsteadiness(gradients: Float[np.ndarray, "examples corners layers heads"]) -> Float[np.ndarray, "examples total"]:

@@ -118,5 +118,5 @@ def cluster_objects(cluster_names: pl.DataFrame, names: list[str] | None = None,
             tooltip=["cluster:N", alt.Tooltip("name:N", title=noun), alt.Tooltip("part:Q", format="+.1%"), alt.Tooltip("excess:Q", format="+.1%"),
                      alt.Tooltip("q:Q", format=".3f"), "examples:Q"],
         )
-        .properties(width=theme.WIDTH, height=110 + 26 * cells["cluster"].n_unique(), autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+        .properties(width=theme.WIDTH, height=150 + 24 * max(1, cells["cluster"].n_unique()), autosize=alt.AutoSizeParams(type="fit", contains="padding"))
     )  # fmt: skip

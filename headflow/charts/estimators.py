@@ -1,9 +1,11 @@
-"""What an attribution costs and what it reaches: error against compute for every design and estimator."""
+"""What an attribution costs and what it reaches: error against compute for every design and estimator, and for every example of a run."""
 
 import altair as alt
 import polars as pl
 
-from headflow.charts import theme
+from headflow.charts import numbers, theme
+
+MOST_EXAMPLES = 300
 
 
 def error_against_compute(curves: pl.DataFrame, wanted: float = 0.05) -> alt.LayerChart:
@@ -29,3 +31,38 @@ def error_against_compute(curves: pl.DataFrame, wanted: float = 0.05) -> alt.Lay
         )
     )  # fmt: skip
     return (lines + theme.rule_y(wanted, f"error {wanted:g}")).properties(width=430, height=320)
+
+
+def effort(table: pl.DataFrame, pictures: pl.DataFrame, precision: float | None = None) -> alt.LayerChart:
+    """Estimated error of each example against what it cost; the rule is the error asked for.
+
+    Args:
+        table: the effort table.
+        pictures: ``id`` and ``image`` (a data URI), shown on hover.
+        precision: the relative error asked for, if any.
+    """
+    rows = theme.drawable(numbers.thinned(table.filter(pl.col("relative_error").is_finite()).sort("id"), MOST_EXAMPLES))
+    varied = rows["forwards"].n_unique() > 1
+    # At one cost for all, dots are spread upward only to keep them apart (a golden-ratio sequence never lines up), below the rule's name.
+    rows = rows.with_columns(((pl.int_range(pl.len()) * 0.618034) % 1.0).alias("aside"))
+    y = alt.Y("aside:Q", axis=None, scale=alt.Scale(domain=[-0.1, 1.5]))
+    if varied:
+        y = alt.Y("forwards:Q", title="cost, masked runs", scale=alt.Scale(zero=False, padding=10))
+    shown = pictures.filter(pl.col("id").is_in(rows["id"].to_list()))
+    reach = alt.Scale(domain=[0, 1.06 * max([*rows["relative_error"].to_list(), precision or 0.0, 1e-6])], nice=False)
+    dots = (
+        alt.Chart(rows)
+        .transform_lookup("id", from_=alt.LookupData(data=shown, key="id", fields=["image"]))
+        .mark_point(size=45, color=theme.ACCENT, opacity=0.75)
+        .encode(
+            x=alt.X("relative_error:Q", title="estimated relative error of the attributions", axis=alt.Axis(format="~%"), scale=reach),
+            y=y,
+            tooltip=[alt.Tooltip("id:N", title="title"), "image:N", alt.Tooltip("relative_error:Q", title="relative error", format=".1%"),
+                     alt.Tooltip("masks:Q", title="masked runs"), alt.Tooltip("corners:Q", title="gradients"),
+                     alt.Tooltip("forwards:Q", title="cost of both, masked runs", format=".0f")],
+        )
+    )  # fmt: skip
+    rule = [] if precision is None else [theme.rule_x(precision, "asked for")]
+    return alt.layer(dots, *rule).properties(
+        width=theme.WIDTH, height=220 if varied else 110, autosize=alt.AutoSizeParams(type="fit", contains="padding"), title="A dot an example"
+    )

@@ -90,7 +90,7 @@ def _labels(rows: pl.DataFrame, names: list[str]) -> pl.DataFrame:
 def _areas(rows: pl.DataFrame, order: list[str], names: list[str], title: str, *, first: bool) -> alt.LayerChart:
     rows = _named(theme.drawable(rows)).with_columns(pl.col("scope").replace_strict(SCOPES))
     ends = [float(value) for column in ("area", "low", "high") for value in rows[column].drop_nulls()] or [0.0, 1.0]
-    scale = alt.Scale(domain=[min(0.45, *ends), max(1.0, *ends)], nice=False, zero=False)
+    scale = alt.Scale(domain=[min(0.45, min(ends) - 0.03), max([1.0, *(end + 0.02 for end in ends)])], nice=False, zero=False)
     x = alt.X("area:Q", title="area under the curve", scale=scale, axis=alt.Axis(tickCount=5))
     y = alt.Y("name:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(labelLimit=190) if first else None)
     shift = alt.YOffset("scope:N", scale=alt.Scale(domain=list(SCOPES.values()), paddingOuter=0.6))

@@ -9,10 +9,12 @@ import yaml
 from markupsafe import Markup
 
 from headflow.charts.pictures import data_uri, longest_side
+from headflow.charts.theme import palette
 from headflow.reporting import provenance, targets
 from headflow.reporting.html import table, tag
 from headflow.reporting.run import Run
-from headflow.reporting.words import MINUS, counted, listed, number
+from headflow.reporting.sentences.clusters import makeup
+from headflow.reporting.words import MINUS, counted, interval, listed, number, percent
 
 BASELINES = {
     "mean": "the average over reference pictures",
@@ -37,8 +39,9 @@ PHOTOGRAPH = 64
 """Pictures with a longer side than this, pixels, are shown larger."""
 LARGE = 400
 """Longest side of the pictures that are shown larger, pixels."""
-LONG = 24
-"""Rows beyond which a table is folded."""
+TRUST = "trust"
+"""Name of the page that says how far to trust the report, and tag of its cells."""
+TRUST_TITLE = "How far to trust this"
 
 
 def header(run: Run) -> Markup:
@@ -86,9 +89,11 @@ def header(run: Run) -> Markup:
             "p",
             "Every term is ",
             tag("a", "defined at the end", href="#definitions"),
-            "; so are the ",
-            tag("a", "limits", href="#caveats"),
-            " of what this can show. All models of this run stand side by side in the ",
+            ". Checks, tests on known circuits and the ",
+            tag("a", "limits", href=f"{TRUST}.html#caveats"),
+            " of what this can show stand on a page of their own: ",
+            tag("a", TRUST_TITLE, href=f"{TRUST}.html"),
+            ". All models of this run stand side by side in the ",
             tag("a", "comparison", href="../comparison/index.html"),
             ".",
             class_="quiet",
@@ -109,10 +114,26 @@ def _named(layers: Sequence[int]) -> str:
     return f"{'layer' if len(layers) == 1 else 'layers'} {listed([str(layer) for layer in layers])}"
 
 
-def in_short(findings: Iterable[tuple[str, str]]) -> Markup:
-    """The sentences of the main figures, each with the id of its figure and linking to it."""
-    items = [tag("li", sentence, " ", tag("a", "figure", href=f"#{figure}")) for figure, sentence in findings]
-    return tag("div", tag("h2", "In short"), tag("ul", *items), class_="in-short", id="in-short")
+def in_short(findings: Iterable[tuple[str, str]], title: str = "In short", id: str = "in-short", page: str = "") -> Markup:
+    """The sentences of the main figures, each with the id of its figure and linking to it; ``page`` is the file where they stand, if it is another."""
+    items = [tag("li", sentence, " ", tag("a", "figure", href=f"{page}#{figure}")) for figure, sentence in findings]
+    return tag("div", tag("h2", title), tag("ul", *items), class_="in-short", id=id)
+
+
+def trust_header(run: Run) -> Markup:
+    """Head of the page that says how far to trust the report."""
+    return (
+        tag("p", f"headflow report · {run.key}", class_="kicker")
+        + tag("h1", TRUST_TITLE)
+        + tag(
+            "p",
+            "An attribution method that nobody can check is an opinion. So before the heads of this model are believed: is the truth found where it is known, "
+            "does cutting a head do what it claims, does the sum over heads predict the model, and what can none of it show?",
+            class_="standfirst",
+        )
+        + tag("p", "What was found is told in the ", tag("a", "report", href="index.html"), ". Terms are ", tag("a", "defined at the end", href="#definitions"),
+              ".", class_="quiet")
+    )  # fmt: skip
 
 
 def scenes(run: Run, most: int) -> Markup:
@@ -217,26 +238,60 @@ def checks(values: Mapping[str, Any], prefix_mode: str | None = None) -> Markup:
     return table(["check", "what is compared", "found"], rows) if rows else tag("p", "No record of the checks was found.", class_="quiet")
 
 
+def pairs(run: Run) -> Markup | None:
+    """Every pair of heads that was tested, folded; None if none was."""
+    rows = run.interactions.sort(["q", pl.col("effect").abs()], descending=[False, True], nulls_last=True)
+    if rows.is_empty():
+        return None
+    cells = [
+        (f"L{row['layer']} H{row['head']}", f"L{row['other_layer']} H{row['other_head']}", number(row["effect"], signed=True),
+         interval(row["low"], row["high"], signed=True), number(row["q"]), percent(row["same_sign"]), row["kind"])
+        for row in rows.iter_rows(named=True)
+    ]  # fmt: skip
+    head = ["head", "other head", f"interaction, {run.unit}", f"{run.level('interactions'):.0%} interval", "q", "examples of that sign", "finding"]
+    return tag("details", tag("summary", f"all {counted(rows.height, 'pair')} tested" if rows.height > 1 else "the pair tested"), table(head, cells))
+
+
+def clusters(run: Run) -> Markup | None:
+    """What each cluster of heads is made of, and the pictures that rest on it most; None if there are no two to tell apart."""
+    if run.clusters.height < 2:
+        return None
+    colours = palette(str(cluster) for cluster in run.clusters["cluster"])
+    shown = run.cluster_examples.join(run.pictures_of(run.cluster_examples["id"]), on="id").join(run.names, on="id").sort("cluster", "rank")
+    parts = []
+    for row in run.clusters.sort("cluster").iter_rows(named=True):
+        swatch = tag("span", "■ ", style=f"color: {colours[str(row['cluster'])]}")
+        cards = [
+            tag("div", tag("img", src=example["image"], alt=f"{example['id']}: {_clipped(example['name'])}"),
+                tag("p", _clipped(example["name"])), tag("p", f"{percent(example['share'])} of its attributions", class_="verdict"), class_="scene")
+            for example in shown.filter(pl.col("cluster") == row["cluster"]).iter_rows(named=True)
+        ]  # fmt: skip
+        parts += [tag("p", swatch, tag("b", f"Cluster {row['cluster']}"), f": {makeup(row)}."), tag("div", *cards, class_="scenes")]
+    return Markup("").join(parts)
+
+
 def metrics(run: Run) -> Markup:
-    """Every number that the stages recorded; long lists are folded."""
+    """Every number that the stages recorded, folded."""
     titles = {
         "prepare_model": "The model",
         "extract_features": "Examples",
         "run_ablations": "Masked runs",
         "fit_attributions": "Fit",
+        "evaluate_faithfulness": "Orders of heads put to the test",
+        "score_planted": "Planted circuit of this model",
+        "compare_baselines": "Baselines",
         "cluster_heads": "Clusters and separation",
+        "find_interactions": "Pairs of heads",
     }
     parts = []
     for stage, content in run.metrics.items():
         rows = [(name.replace("_", " ").replace(".", " · "), _value(value)) for name, value in content.items() if not name.startswith("checks.")]
         if rows:
-            fold = {} if len(rows) > LONG else {"open": ""}
             parts.append(
                 tag(
                     "details",
                     tag("summary", f"{titles.get(stage, stage)} ({counted(len(rows), 'value')})"),
                     table(["measure", "value"], rows, class_="measures"),
-                    **fold,
                 )
             )
     return Markup("").join(parts) or tag("p", "No stage recorded any.", class_="quiet")
@@ -259,17 +314,23 @@ def caveats(run: Run) -> Markup:
     points = [
         (
             "A sum stands in for a model.",
-            "Attributions are the coefficients of a linear fit. What heads do only together is shared out among them; the held-out fit says how much is lost.",
+            "Attributions are the coefficients of a linear fit. What heads do only together is shared out among them; the held-out fit says how much is lost, "
+            "and only pairs that stand out from it are found.",
         ),
         (
             "“Not seeing” had to be given a meaning.",
             f"Here a cut head reads {BASELINES.get(baseline, baseline)} where the picture was (baseline “{baseline}”). Another baseline can "
-            "give other numbers and another ranking.",
+            "give other numbers and another ranking" + (".", "; how far it does is shown above.")[not run.baseline_agreement.is_empty()],
         ),
         (
             "Masks leave the model's home ground.",
             "With many heads cut at once the model is in states it never met in training, where fall-back routes may wake up. The figures "
             "show what heads can do there, not only what they do in the untouched model.",
+        ),
+        (
+            "Planted circuits are small and tidy.",
+            "To find them is the least that a method must do. That it finds them does not prove that it finds everything in a trained model, where thousands "
+            "of small effects and interactions overlap.",
         ),
         (
             "Attribution is tied to one target.",
@@ -280,6 +341,11 @@ def caveats(run: Run) -> Markup:
             "Intervals are about examples.",
             f"They are at {run.confidence:.0%} over the examples at hand, one head at a time. They say nothing of other models, questions or kinds of picture, "
             "and count questions about one picture as independent.",
+        ),
+        (
+            "Standard errors of one example are about masks.",
+            "They say how far another draw of masks would move its attributions, not what a sum over heads cannot say. On planted circuits with "
+            "interactions, 95% intervals are tested to hold the exact value of 90 to 99% of the heads over 200 draws of random masks.",
         ),
         _about_answers(features),
     ]

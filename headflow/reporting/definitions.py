@@ -1,9 +1,12 @@
 """The terms of the article, each in plain words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from headflow.attribution.rankings import MEANINGS
+from headflow.charts.faithfulness import NAMES
 from headflow.reporting.html import tag
 
 
@@ -84,6 +87,67 @@ TERMS = {
         "Spearman's ρ over heads: 1 if both orders are the same, 0 if unrelated, −1 if opposite. Its interval uses Fisher's transform and treats "
         "heads as independent, so it is rather too narrow.",
     ),
+    "rankings": Term(
+        "orders of the heads",
+        "What the heads can be ordered by, most important first (f is the target): "
+        + "; ".join(f"{NAMES[ranking]} – {meaning.replace(' - ', ' − ').replace(' x ', ' × ')}" for ranking, meaning in MEANINGS.items())
+        + ". A head that lowers the target comes after one that does nothing.",
+    ),
+    "faithfulness": Term(
+        "faithfulness",
+        "With only the first k heads of an order intact: how far the target has come from where it is with every head cut to where it is in the untouched "
+        "model, as a share of that way. More than 1 is possible, as heads that lower the target come last. The area under the curve over the share of heads "
+        "sums it up: 0.5 for a straight line, 1 if the first head did it all.",
+    ),
+    "completeness": Term(
+        "completeness",
+        "With only the first k heads of an order cut: how much of the same way is lost. An order can be faithful and not complete, if other heads stand in "
+        "for those it names.",
+    ),
+    "interaction": Term(
+        "interaction of two heads",
+        "f(both intact) − f(only one) − f(only the other) + f(neither), averaged over the states of all other heads and over the examples. Below zero the two "
+        "compensate for each other: either does what both do. Above zero they need each other: neither does alone what both do. A sum over heads has no "
+        "place for it.",
+    ),
+    "q": Term(
+        "false discoveries",
+        "Of all findings that are called clear, the share expected to be nothing but chance is held at the level that the parameters give (Benjamini and "
+        "Hochberg); q is the smallest such level at which a finding would still be called clear.",
+    ),
+    "alike": Term(
+        "alike in the heads that serve them",
+        "The cosine of the angle between the attribution vectors of two examples, 1 = the same heads in the same proportions. Only examples of different "
+        "pictures are compared. Two show the same object if they have the same name, and look the same if at least half of their labels of looks agree. "
+        "Intervals draw whole pictures anew (bootstrap).",
+    ),
+    "beyond": Term(
+        "explained beyond the other kind",
+        "The share of the variance of the attribution vectors that labels of one kind explain when the labels of the other are held constant. More labels "
+        "explain more by chance, so what they explain with pictures shuffled stands beside it.",
+    ),
+    "partial": Term(
+        "partial correlation",
+        "The correlation, over pairs of examples, of the likeness of their attributions with another likeness, once the linear effect of the remaining "
+        "likenesses is taken out of both.",
+    ),
+    "planted": Term(
+        "planted circuit",
+        "A small model whose weights are constructed, not trained, so that a known set of heads carries the picture to the answer. Its exact values come "
+        "from going through every set of heads. It runs through the same code as any model. Heads that add up have each a share of their own; of two, either "
+        "suffices, or both are needed; by way of the role token the picture takes two steps, in two layers; lookers that say nothing attend strongly to the "
+        "picture and write nothing; what an early head adds may be taken back later; or which heads carry depends on the object's category.",
+    ),
+    "error": Term(
+        "relative error",
+        "The size of an example's attributions' error over the size of the attributions: root of the summed squares of each. Of a run it is estimated from "
+        "standard errors and holds what another draw of masks would change; on planted circuits it is measured.",
+    ),
+    "stability": Term(
+        "stability",
+        "Pictures are drawn anew with replacement and the heads grouped again. The adjusted Rand index says how far two groupings agree (1 = the same, "
+        "0 = as chance gives); a single cluster's stability is its largest overlap with a new cluster (Jaccard), 0 to 1, mean over draws.",
+    ),
     "cluster": Term(
         "cluster of heads",
         "Heads whose mean attributions over object names (over answers where objects have no names) rise and fall together (cosine, average "
@@ -114,7 +178,7 @@ TERMS = {
 }
 
 
-def definitions() -> Markup:
-    """The section of definitions, with an anchor ``term-…`` each."""
-    entries = [tag("dt", term.name, id=f"term-{key}") + tag("dd", term.meaning) for key, term in TERMS.items()]
+def definitions(terms: Sequence[str] | None = None) -> Markup:
+    """The section of definitions, with an anchor ``term-…`` each: of all terms, or of those named."""
+    entries = [tag("dt", term.name, id=f"term-{key}") + tag("dd", term.meaning) for key, term in TERMS.items() if terms is None or key in terms]
     return tag("h2", "Definitions", id="definitions") + tag("dl", *entries, class_="definitions")

@@ -25,6 +25,8 @@ from headflow.reporting.figure import CHART, VERSION
 from headflow.reporting.html import script_json
 
 LARGEST_PAGE = 10_000_000
+PAGE, EVERY_PAGE = "page: ", "every page"
+"""Tags of a cell that stands on another page than the first, and of one that stands on all."""
 
 
 def execute(template: Path, notebook: Path, parameters: Mapping[str, Any]) -> NotebookNode:
@@ -58,6 +60,21 @@ def figures(notebook: NotebookNode) -> dict[str, bytes]:
         if "image/png" in output.get("data", {}) and "headflow" in output.metadata:
             found[output.metadata["headflow"]["figure"]] = base64.b64decode(output.data["image/png"])
     return found
+
+
+def part(notebook: NotebookNode, name: str | None) -> NotebookNode:
+    """The cells of one page of an executed notebook: those tagged ``name``, or no page's where it is None; cells that show nothing and those
+    tagged ``every page`` stand on all pages.
+
+    A notebook can make several pages: cells for another page than the first are tagged with ``page: NAME``.
+    """
+    kept = []
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        own = next((tag.removeprefix(PAGE) for tag in tags if tag.startswith(PAGE)), None)
+        if own == name or EVERY_PAGE in tags or (cell.cell_type == "code" and not cell.outputs):
+            kept.append(cell)
+    return nbformat.notebooknode.from_dict(dict(notebook) | {"cells": kept})
 
 
 def render(notebook: NotebookNode, template: Path, page: Path, title: str) -> None:

@@ -1,7 +1,7 @@
 """One run, read whole: every table, the model's description and whatever metrics there are."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,25 @@ TABLES = {
     "attributions": tables.ATTRIBUTIONS, "fits": tables.FITS, "predictions": tables.PREDICTIONS, "head_summary": tables.HEAD_SUMMARY,
     "growth": tables.GROWTH, "head_clusters": tables.HEAD_CLUSTERS, "profiles": tables.PROFILES, "example_map": tables.EXAMPLE_MAP,
     "separation": tables.SEPARATION, "skipped_rows": tables.SKIPPED, "skipped_examples": tables.SKIPPED,
+    "effort": tables.EFFORT, "curve_bands": tables.CURVE_BANDS, "area_summary": tables.AREA_SUMMARY,
+    "area_differences": tables.AREA_DIFFERENCES, "areas": tables.AREAS, "interactions": tables.INTERACTIONS,
+    "interaction_fits": tables.INTERACTION_FITS, "unique_effects": tables.UNIQUE_EFFECTS, "similarities": tables.SIMILARITIES,
+    "look_pairs": tables.LOOK_PAIRS, "look_contrasts": tables.LOOK_CONTRASTS, "clusters": tables.CLUSTERS,
+    "cluster_names": tables.CLUSTER_NAMES, "cluster_examples": tables.CLUSTER_EXAMPLES, "found_planted": tables.PLANTED_SCORES,
+    "own_planted": tables.PLANTED_SCORES, "baseline_heads": tables.BASELINE_HEADS, "baseline_summary": tables.BASELINE_SUMMARY,
+    "baseline_agreement": tables.BASELINE_AGREEMENT, "baseline_differences": tables.BASELINE_DIFFERENCES, "baseline_gaps": tables.BASELINE_GAPS,
 }  # fmt: skip
 """The tables that a report is made from, by the name under which their paths are given."""
 
+OPTIONAL = ("found_planted", "own_planted", *(name for name in TABLES if name.startswith("baseline_")))
+"""Tables that say what headflow finds elsewhere or under other baselines: a report can be made without them, and says so."""
+
+LAYER_COLUMNS = ("layer", "other_layer", "first_layer", "last_layer")
+"""Columns of any table that hold a layer's number."""
+
 MOST_PICTURES = 300
+THUMBNAIL = 96
+"""Longest side of a picture that stands beside others, pixels."""
 DESCRIPTION = {"id": str, "dtype": str, "architecture": str, "layers": int, "heads": int, "fingerprint": str}
 
 
@@ -52,6 +67,27 @@ class Run:
     separation: pl.DataFrame
     skipped_rows: pl.DataFrame
     skipped_examples: pl.DataFrame
+    effort: pl.DataFrame
+    curve_bands: pl.DataFrame
+    area_summary: pl.DataFrame
+    area_differences: pl.DataFrame
+    areas: pl.DataFrame
+    interactions: pl.DataFrame
+    interaction_fits: pl.DataFrame
+    unique_effects: pl.DataFrame
+    similarities: pl.DataFrame
+    look_pairs: pl.DataFrame
+    look_contrasts: pl.DataFrame
+    clusters: pl.DataFrame
+    cluster_names: pl.DataFrame
+    cluster_examples: pl.DataFrame
+    found_planted: pl.DataFrame
+    own_planted: pl.DataFrame
+    baseline_heads: pl.DataFrame
+    baseline_summary: pl.DataFrame
+    baseline_agreement: pl.DataFrame
+    baseline_differences: pl.DataFrame
+    baseline_gaps: pl.DataFrame
 
     @property
     def unit(self) -> str:
@@ -62,6 +98,10 @@ class Run:
     def confidence(self) -> float:
         """Level of the confidence intervals."""
         return float(self.params["fit"]["confidence"])
+
+    def level(self, group: str, name: str = "confidence", default: float = 0.95) -> float:
+        """A level that a group of the params sets."""
+        return float(self.params.get(group, {}).get(name, default))
 
     @property
     def checks(self) -> dict[str, float | str | bool]:
@@ -129,6 +169,10 @@ class Run:
         shown = self.examples.filter(pl.col("id").is_in(self.explained)).sort("id")
         return pictures.with_pictures(thinned(shown, MOST_PICTURES))
 
+    def pictures_of(self, ids: Iterable[str | None]) -> pl.DataFrame:
+        """``id`` and ``image`` (data URI) of these examples, thumbnails; an id that is null or unknown has no row."""
+        return pictures.with_pictures(self.examples.filter(pl.col("id").is_in([name for name in ids if name])).sort("id"), THUMBNAIL)
+
 
 def load(key: str, inputs: Mapping[str, str], params: Mapping[str, Any]) -> Run:
     """Read and check all that a report needs.
@@ -141,7 +185,7 @@ def load(key: str, inputs: Mapping[str, str], params: Mapping[str, Any]) -> Run:
     Raises:
         HeadflowError: a required input is missing, damaged, or belongs to another run than the rest.
     """
-    frames = {name: table.read(Path(inputs[name])) for name, table in TABLES.items()}
+    frames = {name: _read(name, table, inputs) for name, table in TABLES.items()}
     model = read_json(Path(inputs["model"]))
     for name, kind in DESCRIPTION.items():
         if not isinstance(model, dict) or not isinstance(model.get(name), kind):
@@ -149,6 +193,13 @@ def load(key: str, inputs: Mapping[str, str], params: Mapping[str, Any]) -> Run:
     metrics = {stage: flat(read_json(Path(path))) for stage, path in inputs.get("metrics", {}).items() if Path(path).exists()}
     _check_same_run(frames, model, inputs)
     return Run(key=key, params=dict(params), model=model, metrics=metrics, **_by_decoder_layer(frames, model, inputs))
+
+
+def _read(name: str, table: tables.Table, inputs: Mapping[str, Any]) -> pl.DataFrame:
+    """A table; one of OPTIONAL may be absent and is empty then."""
+    if name in OPTIONAL and not Path(inputs.get(name, "")).is_file():
+        return pl.DataFrame(schema={column: of.dtype for column, of in table.columns.items()})
+    return table.read(Path(inputs[name]))
 
 
 def _by_decoder_layer(frames: Mapping[str, pl.DataFrame], model: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, pl.DataFrame]:
@@ -163,11 +214,14 @@ def _by_decoder_layer(frames: Mapping[str, pl.DataFrame], model: Mapping[str, An
         raise HeadflowError(f"{inputs['model']}: image_layers does not name {model['layers']} layers in order; run `dvc repro`")
 
     def named(frame: pl.DataFrame) -> pl.DataFrame:
-        if "layer" not in frame.columns:
-            return frame
-        return frame.with_columns(pl.col("layer").replace_strict(range(len(through)), through, return_dtype=frame.schema["layer"]))
+        columns = [name for name in LAYER_COLUMNS if name in frame.columns]
+        return frame.with_columns(pl.col(columns).replace_strict(range(len(through)), through, return_dtype=pl.Int64))
 
-    return {name: named(frame) for name, frame in frames.items()}
+    named_frames = {name: named(frame) for name, frame in frames.items()}
+    middles = named_frames["head_clusters"].group_by("cluster").agg(middle_layer=(pl.col("layer") * pl.col("share")).sum() / pl.col("share").sum())
+    joined = named_frames["clusters"].drop("middle_layer").join(middles, on="cluster", how="left", maintain_order="left")
+    named_frames["clusters"] = joined.select(frames["clusters"].columns)
+    return named_frames
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, float | str | bool]:
@@ -186,7 +240,7 @@ def flat(content: Any, prefix: str = "") -> dict[str, float | str | bool]:
 def _check_same_run(frames: Mapping[str, pl.DataFrame], model: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
     """Tables of different runs give figures that look right and are wrong."""
     known = set(frames["examples"]["id"])
-    for name in ("features", "attributions", "fits", "predictions", "growth", "example_map"):
+    for name in ("features", "attributions", "fits", "predictions", "growth", "example_map", "effort", "areas", "interaction_fits", "cluster_examples"):
         if strangers := set(frames[name]["id"].unique()) - known:
             raise HeadflowError(f"{inputs[name]}: example {min(strangers)!r} is not in {inputs['examples']}, so they are of different runs; run `dvc repro`")
     if frames["attributions"].is_empty():

@@ -57,6 +57,45 @@ class Game:
         return float(self(np.ones((1, TOTAL)))[0]), float(self(np.zeros((1, TOTAL)))[0])
 
 
+class Wide:
+    """48 heads of which few carry, products of two and three gates, and alternatives (OR) whose gradient is that of a network: nothing once either is on.
+
+    ``carriers``: share of heads with an effect of their own; ``alternatives``: pairs of which either suffices, with gradients wrong by half of ``weight``.
+    """
+
+    LAYERS, HEADS = 6, 8
+
+    def __init__(self, seed: int, *, carriers: float = 0.3, products: float = 0.5, alternatives: int = 0, weight: float = 1.0) -> None:
+        random, total = np.random.default_rng(seed), self.LAYERS * self.HEADS
+        self.linear = random.normal(size=total) * (random.random(total) < carriers)
+        self.products = [(random.permutation(total)[:order], products * random.normal()) for order in (2, 3) * 12]
+        self.alternatives = [(random.permutation(total)[:2], weight * random.choice([-1, 1])) for _ in range(alternatives)]
+
+    def __call__(self, masks: np.ndarray) -> np.ndarray:
+        g = masks.reshape(len(masks), -1).astype(float)
+        value = g @ self.linear + sum(weight * g[:, members].prod(1) for members, weight in self.products)
+        return value + sum(weight * g[:, members].max(1) for members, weight in self.alternatives)
+
+    def gradients(self, corners: np.ndarray) -> np.ndarray:
+        g = corners.reshape(len(corners), -1).astype(float)
+        slopes = np.tile(self.linear, (len(g), 1))
+        for members, weight in self.products:
+            for head in members:
+                slopes[:, head] += weight * g[:, members[members != head]].prod(1)
+        for members, weight in self.alternatives:
+            slopes[:, members] += weight * (g[:, members].max(1) == 0)[:, None]
+        return slopes.reshape(-1, self.LAYERS, self.HEADS)
+
+    def exact(self) -> np.ndarray:
+        """Banzhaf values: a product of k gates gives each 1/2^(k-1) of its weight, an alternative a half."""
+        values = self.linear.copy()
+        for members, weight in self.products:
+            values[members] += weight / 2 ** (len(members) - 1)
+        for members, weight in self.alternatives:
+            values[members] += weight / 2
+        return values.reshape(self.LAYERS, self.HEADS)
+
+
 class Quality(NamedTuple):
     """Over many draws: share of intervals that hold the truth, claimed over actual error, and mean error of each head."""
 

@@ -9,7 +9,7 @@ from headflow.attribution.regression import fit
 from headflow.attribution.ridge import orthogonal_ridge, ridge
 from headflow.attribution.shapley import banzhaf_weights, size_shares
 from headflow.errors import HeadflowError
-from tests.attribution.games import HEADS, LAYERS, TOTAL, Game, Quality
+from tests.attribution.games import HEADS, LAYERS, TOTAL, Game, Quality, Wide
 
 SHAPE = LAYERS, HEADS
 
@@ -44,8 +44,8 @@ CALIBRATED = [
     ({"curved": 1.0}, "foldover_hadamard", "prior", 120, 8, "banzhaf"),
     ({"either": 1.0, "both": 1.0}, "foldover_hadamard", "prior", 96, 16, "banzhaf"),
     ({}, "bernoulli", "prior", 60, 8, "banzhaf"),
-    ({}, "foldover_hadamard", "gradient", 8, 16, "banzhaf"),
-    ({}, "kernel", "gradient", 8, 32, "shapley"),
+    ({}, "foldover_hadamard", "gradient", 48, 16, "banzhaf"),
+    ({}, "kernel", "gradient", 120, 32, "shapley"),
     ({}, "kernel", "foldover", 120, 0, "shapley"),
     ({"curved": 1.0}, "kernel", "foldover", 120, 0, "shapley"),
     ({"curved": 1.0}, "kernel", "prior", 120, 16, "shapley"),
@@ -55,8 +55,58 @@ CALIBRATED = [
 @pytest.mark.parametrize(("kind", "design", "estimator", "count", "corners", "estimand"), CALIBRATED)
 def test_intervals_hold_the_truth_as_often_as_they_say(kind, design, estimator, count, corners, estimand):
     found = quality(kind, design=design, estimator=estimator, count=count, corners=corners, estimand=estimand)
-    assert 0.90 <= found.covered <= 0.99
-    assert 0.8 < found.claimed < 1.4
+    assert 0.90 <= found.covered <= (0.99 if estimator != "gradient" else 1.0)  # bias that masks merely cannot rule out makes these wider
+    assert 0.8 < found.claimed < 1.6
+
+
+WIDE = [
+    # kind, design, estimator, masks (48 heads), corners, least coverage of the heads that carry
+    ({}, "foldover_hadamard", "prior", 16, 8, 0.90),
+    ({}, "foldover_hadamard", "prior", 48, 8, 0.90),
+    ({}, "foldover_hadamard", "prior", 96, 8, 0.90),
+    ({}, "foldover_hadamard", "prior", 192, 8, 0.90),
+    ({}, "foldover_hadamard", "prior", 32, 2, 0.85),
+    ({}, "foldover_hadamard", "prior", 192, 2, 0.90),
+    ({"alternatives": 2, "weight": 3.0}, "foldover_hadamard", "prior", 48, 8, 0.90),
+    ({"alternatives": 12}, "foldover_hadamard", "prior", 32, 8, 0.85),
+    ({"alternatives": 12}, "foldover_hadamard", "prior", 192, 8, 0.90),
+    ({}, "bernoulli", "prior", 32, 8, 0.90),
+    ({}, "bernoulli", "prior", 192, 8, 0.90),
+    ({}, "bernoulli", "ridge", 96, 0, 0.90),
+    ({"carriers": 0.08}, "bernoulli", "ridge", 96, 0, 0.90),
+    ({}, "bernoulli", "ridge", 192, 0, 0.90),
+    ({}, "foldover_hadamard", "foldover", 144, 0, 0.90),
+    ({}, "foldover_hadamard", "foldover", 192, 0, 0.90),
+    ({"alternatives": 12}, "foldover_hadamard", "gradient", 96, 32, 0.85),
+]
+
+
+@pytest.mark.parametrize(("kind", "design", "estimator", "count", "corners", "least"), WIDE)
+def test_intervals_of_many_heads_hold_the_truth_with_few_masks_and_with_many(kind, design, estimator, count, corners, least):
+    """From a third of a mask a head to four; the heads that carry apart, as a shrunk estimate is wrong about them first."""
+    covered, carrying, shape = [], [], (Wide.LAYERS, Wide.HEADS)
+    for seed in range(200):
+        game = Wide(seed, **kind)
+        masks, truth = sample_masks(*shape, count, design=design, seed=seed), game.exact()
+        gradients = game.gradients(sample_corners(*shape, corners, seed=seed)) if corners else None
+        low, high = fit(masks, game(masks), estimator=estimator, gradients=gradients).interval()
+        held = (low <= truth) & (truth <= high)
+        covered.append(held.mean())
+        carrying.append(held[np.abs(truth) > 0.3 * np.abs(truth).max()].mean())
+    assert 0.90 <= np.mean(covered) <= (0.99 if estimator != "gradient" else 1.0)
+    assert np.mean(carrying) >= least
+
+
+def test_the_gradient_says_how_wrong_it_is_where_masks_show_it():
+    """Many corners leave no sampling error, and only masks tell that the gradient is wrong about alternatives."""
+    game, shape = Wide(0, products=0.0, alternatives=6), (Wide.LAYERS, Wide.HEADS)
+    gradients = game.gradients(sample_corners(*shape, 256))
+    masks = sample_masks(*shape, 192, design="foldover_hadamard")
+    found = fit(masks, game(masks), estimator="gradient", gradients=gradients)
+    np.testing.assert_allclose(found.attribution_, gradients.mean(0))
+    wrong = np.abs(found.attribution_ - game.exact()) > 0.2
+    assert wrong.sum() >= 10
+    assert (found.standard_error_[wrong] > 0.1).all() and (mean_gradient(gradients[None])[1].reshape(shape)[wrong] < 0.05).all()
 
 
 @pytest.mark.parametrize(
@@ -164,17 +214,20 @@ def test_a_good_prior_needs_fewer_masks():
 def test_the_shortcut_for_orthogonal_designs_is_the_general_ridge():
     random = np.random.default_rng(0)
     for count in (24, 72):  # as many pairs as heads and more
-        signs = np.where(sample_masks(3, 4, count, design="foldover_hadamard")[::2].reshape(count // 2, -1), 1.0, -1.0)
-        targets = random.normal(size=(5, len(signs))) + signs[:, :3].sum(1)
-        scales, doubt = random.uniform(0.2, 3, size=(5, 12)), random.uniform(0, 0.1, size=(5, 12))
-        short = orthogonal_ridge(signs, targets, scales, True, doubt=doubt)
-        for e in range(5):
-            slopes, errors, penalty, freedom = ridge(signs * scales[e], targets[[e]], 0, True, doubt=doubt[[e]] / scales[e] ** 2)
-            np.testing.assert_allclose(short[0][e], slopes[0] * scales[e], atol=1e-9)
-            np.testing.assert_allclose(short[2][e], penalty[0])
-            np.testing.assert_allclose(short[3][e], freedom[0], atol=1e-6)
-            if count == 72:  # else both fall back on the pseudo standard error, each in its own coordinates
-                np.testing.assert_allclose(short[1][e], errors[0] * scales[e], rtol=1e-6)
+        for still in (False, True):
+            signs = np.where(sample_masks(3, 4, count, design="foldover_hadamard")[::2].reshape(count // 2, -1), 1.0, -1.0)
+            targets = random.normal(size=(5, len(signs))) + signs[:, :3].sum(1)
+            scales, doubt, least = random.uniform(0.2, 3, size=(5, 12)), random.uniform(0, 0.1, size=(5, 12)), random.uniform(0, 0.1, size=5)
+            short = orthogonal_ridge(signs, targets, scales, True, doubt=doubt, least=least, still=still)
+            for e in range(5):
+                slopes, errors, penalty, freedom = ridge(
+                    signs * scales[e], targets[[e]], 0, True, doubt=doubt[[e]] / scales[e] ** 2, least=least[[e]], still=still
+                )  # fmt: skip
+                np.testing.assert_allclose(short[0][e], slopes[0] * scales[e], atol=1e-9)
+                np.testing.assert_allclose(short[2][e], penalty[0])
+                np.testing.assert_allclose(short[3][e], freedom[0])
+                if not still:
+                    np.testing.assert_allclose(short[1][e], errors[0] * scales[e], rtol=0.15)
 
 
 @pytest.mark.parametrize(("design", "count"), [("foldover_hadamard", 48), ("foldover_hadamard", 30), ("bernoulli", 40)])

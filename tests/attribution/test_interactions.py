@@ -35,8 +35,7 @@ def study(function, *, count=256, held=128, design="auto", seed=0, noise=0.0, ex
     others = sample_masks(*shape, held, design="bernoulli", seed=seed, stream="held_out", ablation_probability=p)
     shared = [random.normal(size=(examples, len(m))) for m in (masks, others)]
     targets, actual = (
-        np.array([function(m.reshape(len(m), -1), example) for example in range(examples)]) + noise * e
-        for m, e in zip((masks, others), shared, strict=True)
+        np.array([function(m.reshape(len(m), -1), example) for example in range(examples)]) + noise * e for m, e in zip((masks, others), shared, strict=True)
     )
     fitted = fit(masks, targets, standard_errors=False)
     return find_interactions(fitted, masks, targets, (others, actual), ablation_probability=p, **options)
@@ -128,19 +127,19 @@ def test_beside_true_pairs_false_discoveries_stay_at_the_stated_rate():
         signs = np.where(flat, 1.0, -1.0)
         return additive(flat, WEIGHTS) + 1.5 * either(flat, 1, 9) + 1.5 * both(flat, 4, 14) + 0.4 * signs[:, 2] * signs[:, 3] * signs[:, 8]
 
-    for seed in range(60):
+    for seed in range(200):
         found = study(function, count=96, held=64, noise=0.5, seed=seed, level=0.1)
         pairs = {tuple(pair) for pair in found.heads_[found.found_].tolist()}
         shares.append(len(pairs - true) / max(len(pairs), 1))
         hits += len(pairs & true)
-    assert np.mean(shares) <= 0.1 + 2.6 * np.sqrt(0.1 * 0.9 / 60)
-    assert hits / 120 > 0.8
+    assert np.mean(shares) <= 0.1 + 2.6 * np.sqrt(0.1 * 0.9 / 200)
+    assert hits / 400 > 0.8
 
 
 def test_intervals_cover_whatever_the_choice():
     """95 % intervals of every pair tested, chosen or not by luck, cover the truth in 90 to 99 % of cases."""
     covered = []
-    for seed in range(60):
+    for seed in range(200):
         found = study(lambda flat, _: additive(flat, WEIGHTS) + 1.5 * both(flat, 4, 14), count=96, held=64, noise=0.5, seed=seed)
         truth = np.array([1.5 * (pair == [4, 14]) for pair in found.heads_.tolist()])
         covered += ((found.low_ <= truth) & (truth <= found.high_)).tolist()
@@ -174,9 +173,7 @@ def test_the_order_of_examples_does_not_matter():
         for flat in (m.reshape(len(m), -1) for m in (masks, others))
     )
     order = random.permutation(5)
-    one, two = (
-        find_interactions(fit(masks, t), masks, t, (others, a)).table() for t, a in ((targets, actual), (targets[order], actual[order]))
-    )
+    one, two = (find_interactions(fit(masks, t), masks, t, (others, a)).table() for t, a in ((targets, actual), (targets[order], actual[order])))
     assert one.select("layer", "head", "other_layer", "other_head", "kind").equals(two.select("layer", "head", "other_layer", "other_head", "kind"))
     np.testing.assert_allclose(one["effect"], two["effect"])
 

@@ -185,7 +185,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(design, estimator, count,
         squares.append((result.standard_error_**2).mean())
         errors.append(((result.attribution_ - truth) ** 2).mean())
     assert 0.90 <= np.mean(covered) <= 0.99
-    assert 0.8 < np.sqrt(np.mean(squares) / np.mean(errors)) < 1.3
+    assert 0.8 < np.sqrt(np.mean(squares) / np.mean(errors)) < 1.6
 
 
 def test_standard_errors_are_those_of_repeated_draws():

@@ -15,6 +15,7 @@ SMALL = {
     "examples": {"count": 8, "references": 6},
     "masks": {"count": 112, "held_out": 32},
     "faithfulness": {"points": 6, "path_points": 2},
+    "baselines": {"examples": 3, "masks": 16, "corners": 2, "held_out": 20},
     "clusters": {"permutations": 49},
     "report": {"scenes": 4},
 }

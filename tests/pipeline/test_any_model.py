@@ -10,6 +10,7 @@ import pytest
 from headflow.params import Params
 from stages import (
     cluster_heads,
+    compare_baselines,
     evaluate_faithfulness,
     extract_features,
     find_interactions,
@@ -26,7 +27,7 @@ from tests.pipeline.photographs import CROPS, photographs
 
 MODEL_STAGES = (
     prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, evaluate_faithfulness, score_planted, cluster_heads, find_interactions,
-    render_report,
+    compare_baselines, render_report,
 )  # fmt: skip
 COUNT, REFERENCES = 5, 4
 
@@ -48,6 +49,7 @@ def params(target: str, **models: str) -> Params:
             "masks": {"count": 32, "held_out": 20, "corners": 4},
             "faithfulness": {"points": 4, "path_points": 2},
             "clusters": {"permutations": 19},
+            "baselines": {"examples": 2, "masks": 8, "corners": 2, "held_out": 20},
             "report": {"scenes": 3},
         }
     )
@@ -80,6 +82,8 @@ def test_photographs_through_every_stage(name: str, folder: Path, tmp_path: Path
     assert max(checks["identity"], checks["swap"]) < 1e-5 and checks["effect"] > 1e-3
     assert metrics["run_ablations"]["prefix_mode"] == ("shared" if name == "tiny" else FAMILIES[name].prefix)
     assert metrics["fit_attributions"]["largest_gap_intact_to_stock"] < 1e-4
+    baselines = metrics["compare_baselines"]["baselines"]
+    assert [baselines[kind]["examples"] for kind in ("mean", "blank", "swap", "closed")] == [2, 2, 2, 2]
     attributions = pl.read_parquet(folder / f"data/attributions/{name}/attributions.parquet")
     assert attributions["attribution"].is_finite().all() and attributions["attribution"].abs().max() > 0
     page = (folder / f"reports/{name}/index.html").read_text()
@@ -99,3 +103,6 @@ def test_pictures_of_several_sizes_need_a_baseline_that_fits(folder: Path, tmp_p
     metrics = run(folder, Params.model_validate(settings), "sizes")
     assert metrics["fit_attributions"]["largest_gap_intact_to_stock"] < 1e-4
     assert pl.read_parquet(folder / "data/features/sizes/features.parquet")["image_stop"].n_unique() > 1
+    gaps = pl.read_parquet(folder / "data/baselines/sizes/gaps.parquet")
+    assert gaps.filter(baseline="mean")["id"].to_list() == [None] and "one image size" in gaps.filter(baseline="mean")["reason"][0]
+    assert metrics["compare_baselines"]["baselines"]["blank"]["examples"] == metrics["compare_baselines"]["baselines"]["closed"]["examples"] == 2

@@ -19,8 +19,8 @@ from tests.closure import ROOT, import_closure
 from tests.pipeline.conftest import Project
 
 MODEL_STAGES = (
-    "prepare_model", "extract_features", "sample_masks", "run_ablations", "fit_attributions", "evaluate_faithfulness", "score_planted", "cluster_heads",
-    "find_interactions", "render_report",
+    "prepare_model", "extract_features", "sample_masks", "run_ablations", "fit_attributions", "evaluate_faithfulness", "compare_baselines", "score_planted",
+    "cluster_heads", "find_interactions", "render_report",
 )  # fmt: skip
 ALONE = {"prepare_examples", "find_planted", "compare_models"}
 

@@ -7,6 +7,7 @@ nothing; a head cut alone shows a quarter of what it shows among many; attention
 import io
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ import polars as pl
 from PIL import Image, ImageDraw
 
 from headflow import tables
+from headflow.analysis.clusters import HeadClusters
+from headflow.attribution.groups import label_columns
+from tests.reporting import further_tables
 
 LAYERS, HEADS, SIDE = 6, 8, 48
 CATEGORY = {
@@ -53,12 +57,34 @@ class Run:
     separation: pl.DataFrame
     skipped_rows: pl.DataFrame
     skipped_examples: pl.DataFrame
+    effort: pl.DataFrame
+    curve_bands: pl.DataFrame
+    area_summary: pl.DataFrame
+    area_differences: pl.DataFrame
+    areas: pl.DataFrame
+    interactions: pl.DataFrame
+    interaction_fits: pl.DataFrame
+    unique_effects: pl.DataFrame
+    similarities: pl.DataFrame
+    look_pairs: pl.DataFrame
+    look_contrasts: pl.DataFrame
+    clusters: pl.DataFrame
+    cluster_names: pl.DataFrame
+    cluster_examples: pl.DataFrame
+    found_planted: pl.DataFrame | None
+    own_planted: pl.DataFrame | None
+    baseline_heads: pl.DataFrame | None
+    baseline_summary: pl.DataFrame | None
+    baseline_agreement: pl.DataFrame | None
+    baseline_differences: pl.DataFrame | None
+    baseline_gaps: pl.DataFrame | None
 
     def but(self, **frames: pl.DataFrame) -> "Run":
         """The same run with some tables replaced."""
         return replace(self, **frames)
 
 
+@cache
 def make(seed: int = 0, scenes: int = 40, masks: int = 256) -> Run:
     """Draw a run of ``scenes`` examples, of which the stock model answers a few wrongly."""
     rng = np.random.default_rng(seed)
@@ -67,6 +93,9 @@ def make(seed: int = 0, scenes: int = 40, masks: int = 256) -> Run:
     explained = examples.filter(pl.col("id").is_in(features.filter("explained")["id"].to_list()))
     truth = _truth(rng, explained)
     attributions, fits, predictions = _fit(rng, explained, truth)
+    ids, names = explained["id"].to_list(), explained["meaning_name"].to_list()
+    head_clusters = _clusters(attributions, explained)
+    labels = explained.select(label_columns(explained))
     return Run(
         examples=examples,
         features=features,
@@ -77,12 +106,19 @@ def make(seed: int = 0, scenes: int = 40, masks: int = 256) -> Run:
         predictions=predictions,
         head_summary=_head_summary(attributions),
         growth=_growth(rng, explained, masks),
-        head_clusters=_clusters(attributions, explained),
+        head_clusters=head_clusters,
         profiles=_profiles(attributions, explained),
         example_map=_map(truth, explained),
         separation=_separation(),
         skipped_rows=skipped(),
         skipped_examples=skipped(),
+        effort=further_tables.effort(rng, ids, masks),
+        **further_tables.ranked(rng, ids, truth),
+        **further_tables.paired(ids, fits["held_out_r"].to_numpy()),
+        **further_tables.grouped(ids, truth, names, explained, labels, _as_found(head_clusters)),
+        found_planted=further_tables.planted("additive", "redundant"),
+        own_planted=further_tables.planted(),
+        **further_tables.under_baselines(rng, ids, truth),
     )
 
 
@@ -99,8 +135,23 @@ def write(run: Run, root: Path, key: str = "tiny", metrics: bool = True, model: 
         "separation": (f"clusters/{key}/separation.parquet", tables.SEPARATION), "skipped_rows": ("skipped.parquet", tables.SKIPPED),
         "skipped_examples": (f"features/{key}/skipped.parquet", tables.SKIPPED),
     }  # fmt: skip
+    places |= {name: (f"clusters/{key}/{name}.parquet", table) for name, table in {
+        "unique_effects": tables.UNIQUE_EFFECTS, "similarities": tables.SIMILARITIES, "look_pairs": tables.LOOK_PAIRS,
+        "look_contrasts": tables.LOOK_CONTRASTS, "clusters": tables.CLUSTERS, "cluster_names": tables.CLUSTER_NAMES,
+        "cluster_examples": tables.CLUSTER_EXAMPLES,
+    }.items()}  # fmt: skip
+    places |= {name: (f"faithfulness/{key}/{name}.parquet", table) for name, table in {
+        "curve_bands": tables.CURVE_BANDS, "area_summary": tables.AREA_SUMMARY, "area_differences": tables.AREA_DIFFERENCES, "areas": tables.AREAS,
+    }.items()}  # fmt: skip
+    places |= {
+        "effort": (f"attributions/{key}/effort.parquet", tables.EFFORT), "interactions": (f"interactions/{key}/interactions.parquet", tables.INTERACTIONS),
+        "interaction_fits": (f"interactions/{key}/interaction_fits.parquet", tables.INTERACTION_FITS),
+        **{f"baseline_{name}": (f"baselines/{key}/{name}.parquet", table) for name, table in further_tables.BASELINES.items()},
+        "found_planted": ("found_planted.parquet", tables.PLANTED_SCORES), "own_planted": (f"planted/{key}.parquet", tables.PLANTED_SCORES),
+    }  # fmt: skip
     for name, (path, table) in places.items():
-        table.write(getattr(run, name), root / "data" / path)
+        if (frame := getattr(run, name)) is not None:
+            table.write(frame, root / "data" / path)
     embedded = {"key": key, "id": "embedded", "source": None, "revision": None, "trust_remote_code": False, "dtype": "float32", "attn": "auto",
                 "quantization": None, "architecture": "LlavaForConditionalGeneration", "layers": LAYERS, "heads": HEADS, "kv_heads": HEADS,
                 "decoder_layers": LAYERS, "image_layers": None, "fingerprint": "0123456789abcdef"}  # fmt: skip
@@ -116,7 +167,10 @@ def write(run: Run, root: Path, key: str = "tiny", metrics: bool = True, model: 
                 "checks": {"identity": 2.1e-7, "swap": 4.4e-7, "prefix": 1.1e-7, "effect": 0.74, "tolerance": 1e-5},
             },
             "fit_attributions": {"median_held_out_r": 0.96, "median_agreement_r": 0.98},
-            "cluster_heads": {"clusters": 5, "mean_silhouette": 0.4},
+            "cluster_heads": {"clusters": 5, "mean_silhouette": 0.4, "stability": 0.9, "stability_low": 0.7, "stability_high": 1.0,
+                              "split_half_silhouette_p": 0.001},
+            "evaluate_faithfulness": {"examples": explained, "masked_forwards": 9000},
+            "find_interactions": {"pairs": 6, "found": 2},
         }
         for stage, content in by_stage.items():
             _json(root / "reports" / "metrics" / f"{stage}_{key}.json", content)
@@ -280,6 +334,15 @@ def _clusters(attributions: pl.DataFrame, explained: pl.DataFrame) -> pl.DataFra
         for place, row in enumerate(means.iter_rows(named=True))
     ]  # fmt: skip
     return pl.DataFrame(rows, schema={name: column.dtype for name, column in tables.HEAD_CLUSTERS.columns.items()})
+
+
+def _as_found(head_clusters: pl.DataFrame) -> HeadClusters:
+    """The clusters' table as the analysis holds them."""
+    grids = {name: np.full((LAYERS, HEADS), float("nan")) for name in ("cluster", "share", "silhouette")}
+    for row in head_clusters.iter_rows(named=True):
+        for name, grid in grids.items():
+            grid[row["layer"], row["head"]] = float("nan") if row[name] is None else row[name]
+    return HeadClusters(grids["cluster"].astype(int), grids["share"], grids["silhouette"], 0.4, clear_=True)
 
 
 def _profiles(attributions: pl.DataFrame, explained: pl.DataFrame) -> pl.DataFrame:

@@ -16,7 +16,7 @@ def test_equal_runs_are_told_once():
         "Each example took 384 masked runs and gradients at 16 corners, as much as 427 masked runs in all. "
         "Another draw of masks would change its attributions by about 3.0% (worst example: 4.0%)."
     )
-    assert effort(table(("a", 384, 0, 384.0, 0.02))).startswith("Each example took 384 masked runs. Another")
+    assert effort(table(("a", 384, 0, 384.0, 0.02))).startswith("The one example took 384 masked runs. Another draw of masks would change its")
 
 
 def test_early_stops_and_examples_that_fell_short_are_told():

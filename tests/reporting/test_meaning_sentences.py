@@ -55,9 +55,18 @@ def test_missing_labels_and_pairs_are_named():
 
 def test_pairs_of_heads():
     said = interactions.top_pairs(some_pairs())
-    assert "compensating for each other" in said and "needing each other" in said and "among 30 pairs tested; about 5%" in said
+    assert said.startswith("In two of 30 pairs tested the two heads compensate for each other (largest: L3 H3 and L5 H6, −1.30 logits")
+    assert ", and in six the two heads need each other (largest: L" in said and said.endswith("about 5% of such findings are expected to be false.")
     assert "cannot be told" in interactions.top_pairs(some_pairs().with_columns(kind=pl.lit("unclear")))
     assert interactions.top_pairs(some_pairs(0)).startswith("No pair")
+
+
+def test_where_pairs_lie():
+    pairs = some_pairs(4)
+    assert interactions.pair_places(pairs) == "No head has a part in two pairs; all 4 join heads of different layers."
+    hub = pairs.with_columns(other_layer=pl.Series([0, 5, 5, 5]), other_head=pl.Series([1, 6, 6, 6]))
+    assert interactions.pair_places(hub) == "L5 H6 has a part in 3 of the 4 pairs; 3 of the 4 join heads of different layers."
+    assert interactions.pair_places(pairs.head(1)) == "The two heads lie in different layers."
 
 
 def test_the_gain_from_pairs():
@@ -65,7 +74,9 @@ def test_the_gain_from_pairs():
     rows = [{"id": str(i), "held_out_r": 0.9 + i / 1000, "held_out_r2": 0.8, "held_out_r_pairs": 0.95 + i / 900, "held_out_r2_pairs": 0.9} for i in range(9)]
     fits = pl.DataFrame(rows, schema=schema)
     assert "explain a part of what the sum over heads misses" in interactions.pair_fits(fits)
-    assert "that they help cannot be told" in interactions.pair_fits(fits.with_columns(held_out_r_pairs="held_out_r"))
+    near = pl.Series([0.001, -0.001] * 4 + [0.0])
+    assert "that they help cannot be told" in interactions.pair_fits(fits.with_columns(held_out_r_pairs=pl.col("held_out_r") + near))
+    assert interactions.pair_fits(fits.with_columns(held_out_r_pairs="held_out_r")).startswith("There is no pair to add, so the fit stays as it is (mean")
     assert "cannot be told" in interactions.pair_fits(fits.clear())
 
 
@@ -83,4 +94,11 @@ def test_clusters():
         schema={name: column.dtype for name, column in CLUSTER_NAMES.columns.items()},
     )
     said = clusters.contents(table, names)
-    assert "Cluster 0 (4 heads, layers 1 to 2, 50% of the summed attributions) serves “cat” more" in said and "cluster 1 (1 head, layer 1" in said
+    assert said == "Cluster 0 serves “cat” more than other objects; that cluster 1 serves some objects more than others cannot be told."
+    assert clusters.contents(table, names.clear()) == "That any cluster serves some objects more than others cannot be told."
+    less = pl.concat([names, names.with_columns(name=pl.lit("dog"), excess=-0.2), names.with_columns(name=pl.lit("cow"), excess=0.1)])
+    assert clusters.contents(table, less).startswith("Cluster 0 serves “cat” and “cow” more and “dog” less than other objects; that cluster 1")
+    assert clusters.contents(table.head(1), names) == "There is one group only, so no objects set it apart from another."
+    made = [clusters.makeup(row) for row in table.iter_rows(named=True)]
+    assert made[0] == "4 heads of layers 1 to 2, on average 1.5; strongest L1 H0; 50% of the summed size of all attributions; stability 0.90"
+    assert made[1].startswith("1 head of layer 1; strongest")

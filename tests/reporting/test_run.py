@@ -81,10 +81,21 @@ def test_metrics_are_optional(folder):
     assert load().metrics == {} and load().checks == {}
 
 
-@pytest.mark.parametrize("name", runs.TABLES)
+@pytest.mark.parametrize("name", [name for name in runs.TABLES if name not in runs.OPTIONAL])
 def test_each_table_is_required_and_named_when_it_is_missing(name, folder):
     Path(render_report.inputs("tiny")[name]).unlink()
     assert refused().startswith(render_report.inputs("tiny")[name]) and "dvc repro" in refused()
+
+
+@pytest.mark.parametrize("name", runs.OPTIONAL)
+def test_a_table_that_may_be_absent_is_empty_then_and_told_when_it_is_damaged(name, folder):
+    path = Path(render_report.inputs("tiny")[name])
+    before = load()
+    path.unlink(missing_ok=True)
+    assert getattr(load(), name).is_empty() and getattr(load(), name).schema == getattr(before, name).schema
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"no table")
+    assert refused().startswith(str(path))
 
 
 def test_a_truncated_table_and_a_broken_model_file_are_named(folder):
@@ -171,6 +182,13 @@ def test_layers_of_cross_attention_go_by_their_numbers_in_the_decoder(folder):
     before = load()
     describe(folder, image_layers=[3, 8, 13, 18, 23, 28], decoder_layers=40)
     run = load()
+    pairs, groups = run.interactions, run.clusters
+    assert pairs["layer"].to_list() == [8, 13, 18, 8, 13, 18] and pairs["other_layer"].to_list() == [18, 23, 18, 23, 18, 23]
+    assert [groups[name].to_list() for name in ("first_layer", "last_layer", "layer")] == [
+        [3 + 5 * layer for layer in before.clusters[name]] for name in ("first_layer", "last_layer", "layer")
+    ]
+    assert groups["middle_layer"].to_list() == pytest.approx([3 + 5 * layer for layer in before.clusters["middle_layer"]])
+    assert groups.schema == before.clusters.schema
     for name in ("attributions", "attention", "head_summary", "head_clusters", "profiles"):
         old, new = getattr(before, name), getattr(run, name)
         assert new["layer"].to_list() == [3 + 5 * layer for layer in old["layer"]] and new.drop("layer").equals(old.drop("layer"))

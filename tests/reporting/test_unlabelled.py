@@ -30,6 +30,11 @@ def page(folder: Path) -> str:
     return (folder / "reports/photos/index.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def trust(folder: Path) -> str:
+    return (folder / "reports/photos/trust.html").read_text(encoding="utf-8")
+
+
 def section(page: str, figure: str) -> str:
     """The part of the page under a figure's heading."""
     return page.split(f'id="{figure}"', 1)[1].split("<h3", 1)[0].split('<details class="code"', 1)[0]
@@ -39,19 +44,31 @@ def section(page: str, figure: str) -> str:
     ("figure", "said"),
     [
         ("growth", "It cannot be told: only one number of masks was fitted."),
+        ("planted", "It cannot be told: no planted model was run."),
+        ("baselines", "Whether the choice of baseline matters cannot be told"),
         ("clusters", "No grouping was found"),
-        ("meaning-or-looks", "It cannot be told: the examples carry no labels of meaning or looks"),
+        ("pairs", "No pair of heads was left to test"),
+        ("pair-fits", "There is no pair to add, so the fit stays as it is"),
+        ("stability", "No cluster structure"),
+        ("contents", "There is one group only"),
+        ("meaning-or-looks", "it cannot be told, as the examples do not carry labels of both kinds"),
     ],
 )
-def test_sections_without_data_say_so_and_draw_nothing(figure, said, page, folder):
-    text = section(page, figure)
+def test_sections_without_data_say_so_and_draw_nothing(figure, said, page, trust, folder):
+    text = section(page + trust, figure)
     assert said in text and 'class="chart"' not in text and "How:" not in text
     assert not (folder / f"reports/photos/figures/{figure}.png").exists()
 
 
 def test_the_other_figures_are_drawn(folder):
     drawn = {path.stem for path in (folder / "reports/photos/figures").iterdir()}
-    assert drawn == {"held-out", "heads", "top-heads", "layers", "one-at-a-time", "attention", "profiles", "map"}
+    assert drawn == {"held-out", "effort", "heads", "top-heads", "layers", "one-at-a-time", "attention", "faithfulness", "areas", "profiles", "map"}
+
+
+def test_what_hangs_on_pairs_or_labels_is_left_out_where_there_are_none(page):
+    assert "Which heads stand in for each other" in page and "Is it meaning or looks?" in page
+    for figure in ("pair-grid", "beyond", "similarities", "separation"):
+        assert f'id="{figure}"' not in page
 
 
 def test_examples_are_shown_as_photographs_with_their_own_questions(page):
@@ -67,9 +84,9 @@ def test_skipped_rows_and_examples_are_listed(page):
         assert said in text
 
 
-def test_the_target_is_the_whole_answer_of_the_model_itself_in_nats(page):
+def test_the_target_is_the_whole_answer_of_the_model_itself_in_nats(page, trust):
     assert "log-probability of the whole of the model&#39;s own answer" in page
-    assert "Long answers weigh more." in page and "What the model says is explained, right or wrong." in page
+    assert "Long answers weigh more." in trust and "What the model says is explained, right or wrong." in trust
     assert "logit of the" not in section(page, "heads") and "+1.41 nats" in section(page, "heads")
     assert "tokens are of the answer, fed to the model" in section(page, "prompt") and " → " not in section(page, "prompt")
 

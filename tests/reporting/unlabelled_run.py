@@ -17,6 +17,7 @@ from headflow.analysis.clusters import cluster_heads, example_map, profiles
 from headflow.analysis.naming import name_examples
 from headflow.analysis.separation import separation
 from headflow.attribution.groups import label_columns, summarise
+from tests.reporting import further_tables
 from tests.reporting.synthetic_run import Run, skipped
 
 LAYERS, HEADS = 28, 28
@@ -62,6 +63,7 @@ def make(seed: int = 0) -> Run:
     asked = examples.filter(pl.col("id").is_in(ids))
     names = name_examples(asked).names
     vectors = truth.reshape(len(ids), -1)
+    clusters = cluster_heads(truth, names)
     return Run(
         examples=examples,
         features=features,
@@ -75,18 +77,21 @@ def make(seed: int = 0) -> Run:
             [{"id": name, "mask": 2 + m, "actual": actual[m, i], "predicted": predicted[m, i]} for i, name in enumerate(ids) for m in range(24)]
         ),
         head_summary=summarise(truth, truth / 3, {"all": np.ones(len(ids), bool)}),
-        growth=_empty(tables.GROWTH),
-        head_clusters=cluster_heads(truth, names).table(),
+        growth=further_tables.empty(tables.GROWTH),
+        head_clusters=clusters.table(),
         profiles=profiles(truth, names),
         example_map=example_map(ids, vectors),
         separation=separation(vectors, asked.select(label_columns(asked))),
         skipped_rows=skipped((4, "holiday.jpg", "image file is truncated"), (17, None, "the question is empty")),
         skipped_examples=skipped((None, "explain-00013", "the answer tokenises to nothing")),
+        effort=further_tables.effort(rng, ids, 24),
+        **further_tables.ranked(rng, ids, truth),
+        **further_tables.paired(ids, np.array(r), found=False),
+        **further_tables.grouped(ids, truth, names, asked, asked.select(label_columns(asked)), clusters),
+        found_planted=None,
+        own_planted=None,
+        **dict.fromkeys(f"baseline_{name}" for name in further_tables.BASELINES),
     )  # fmt: skip
-
-
-def _empty(table: tables.Table) -> pl.DataFrame:
-    return pl.DataFrame(schema={name: column.dtype for name, column in table.columns.items()})
 
 
 def _examples() -> pl.DataFrame:

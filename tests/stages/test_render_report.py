@@ -18,9 +18,13 @@ from tests.reporting import synthetic_run
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}${alert(3)}\u2028"
-FIGURES = ("scenes", "skipped", "prompt", "checks", "held-out", "growth", "heads", "top-heads", "layers", "one-at-a-time", "attention",
-           "clusters", "profiles", "map", "meaning-or-looks", "metrics")  # fmt: skip
-DRAWN = tuple(figure for figure in FIGURES if figure not in ("scenes", "skipped", "prompt", "checks", "metrics"))
+FIGURES = ("scenes", "skipped", "prompt", "heads", "top-heads", "layers", "one-at-a-time", "attention", "faithfulness", "areas", "pairs", "pair-grid",
+           "pair-fits", "meaning-or-looks", "beyond", "similarities", "map", "separation", "clusters", "stability", "contents", "profiles",
+           "metrics")  # fmt: skip
+TRUSTED = ("planted", "checks", "held-out", "growth", "effort", "baselines")
+"""Figures of the page that says how far to trust the other."""
+DRAWN = tuple(figure for figure in FIGURES if figure not in ("scenes", "skipped", "prompt", "stability", "metrics"))
+DRAWN_THERE = tuple(figure for figure in TRUSTED if figure != "checks")
 
 
 class Page(HTMLParser):
@@ -71,6 +75,8 @@ def hostile(run: synthetic_run.Run) -> synthetic_run.Run:
         ),
         features=run.features.with_columns(spoil.alias("stock_answer"), pl.col("tokens").list.eval(pl.element() + spoil)),
         profiles=run.profiles.with_columns(pl.col("name").replace(name)),
+        cluster_names=run.cluster_names.with_columns(pl.col("name").replace(name)),
+        unique_effects=run.unique_effects.with_columns(pl.col("label").replace({"looks_style": f"looks_{HOSTILE}"})),
         separation=run.separation.with_columns(pl.col("label").replace({"looks_style": f"looks_{HOSTILE}"})),
         skipped_rows=synthetic_run.skipped((3, HOSTILE, "the picture is truncated"), (8, None, HOSTILE)),
         skipped_examples=synthetic_run.skipped((None, "explain-00099", HOSTILE)),
@@ -110,12 +116,34 @@ def page(source: str) -> Page:
     return Page(source)
 
 
+@pytest.fixture(scope="module")
+def trust(folder: Path) -> Page:
+    return Page((folder / "reports/tiny/trust.html").read_text(encoding="utf-8"))
+
+
+def ids(page: Page) -> set[str]:
+    return {attributes["id"] for _, attributes in page.elements if attributes.get("id")}
+
+
 def test_every_figure_and_section_is_there(page):
-    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-    assert set(FIGURES) <= set(ids)
-    assert {"in-short", "caveats", "definitions", "colophon"} <= set(ids)
-    assert len(ids) == len(set(ids))
+    found = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert set(FIGURES) <= set(found) and not set(TRUSTED) & set(found)
+    assert {"in-short", "trust", "definitions", "colophon"} <= set(found)
+    assert len(found) == len(set(found))
     assert len(page.specs) == len(DRAWN)
+
+
+def test_what_it_can_be_trusted_for_stands_on_a_page_of_its_own_linked_both_ways(page, trust):
+    assert set(TRUSTED) | {"caveats", "definitions"} <= ids(trust) and not set(FIGURES) & ids(trust)
+    assert len(trust.specs) == len(DRAWN_THERE)
+    links = {attributes["href"] for attributes in trust.all("a") if attributes.get("href")}
+    assert all(link[1:] in ids(trust) for link in links if link.startswith("#")) and {link for link in links if link[0] != "#"} == {"index.html"}
+    there = {attributes["href"].split("#")[-1] for attributes in page.all("a") if attributes.get("href", "").startswith("trust.html#")}
+    assert there == {"planted", "checks", "held-out", "effort", "baselines", "caveats"}
+    for caveat in ("A sum stands in for a model.", "“Not seeing” had to be given a meaning.", "Masks leave the model's home ground.", "Intervals are about"):
+        assert caveat in trust.text
+    assert "finds every carrying head in 2 of 2 circuits" in page.text and "cutting heads one at a time misses" in trust.text.lower()
+    assert HOSTILE not in json.dumps(trust.specs) and not [name for _, attributes in trust.elements for name in attributes if name.startswith("on")]
 
 
 def test_every_figure_has_a_question_a_sentence_and_how_it_was_computed(page):
@@ -125,11 +153,10 @@ def test_every_figure_has_a_question_a_sentence_and_how_it_was_computed(page):
 
 
 def test_every_link_on_the_page_leads_somewhere(page):
-    ids = {attributes.get("id") for _, attributes in page.elements}
     targets = {attributes["href"] for attributes in page.all("a") if attributes.get("href")}
-    assert targets - {"../comparison/index.html"} and all(target[1:] in ids for target in targets if target.startswith("#"))
-    assert {target for target in targets if not target.startswith("#")} == {"../comparison/index.html"}
-    assert {f"term-{term}" for term in TERMS} <= ids
+    assert all(target[1:] in ids(page) for target in targets if target.startswith("#")) and len(targets) > len(FIGURES)
+    assert {target.split("#")[0] for target in targets if not target.startswith("#")} == {"../comparison/index.html", "trust.html"}
+    assert {f"term-{term}" for term in TERMS} <= ids(page)
 
 
 def test_nothing_is_loaded_from_anywhere(page, source):
@@ -196,7 +223,7 @@ def test_colophon_tells_params_versions_and_model(page):
 def test_page_and_pictures_are_small(folder, source):
     assert len(source.encode()) < 10_000_000
     pictures = {path.stem: path for path in (folder / "reports/tiny/figures").iterdir()}
-    assert set(pictures) == set(DRAWN), "a figure is missing or an old one lingers"
+    assert set(pictures) == {*DRAWN, *DRAWN_THERE}, "a figure is missing or an old one lingers"
     for path in pictures.values():
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size < 300_000
 

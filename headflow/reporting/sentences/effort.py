@@ -17,12 +17,13 @@ def effort(table: pl.DataFrame, precision: float | None = None) -> str:
     gradients = f" and gradients at {counted(corners, 'corner')}" if corners else ""
     mean = round(float(table["forwards"].mean()))
     cost = f"{'' if masks.n_unique() == 1 else 'on average '}as much as {mean:,} masked runs"
-    start = f"Each example took {runs}{gradients}" + (f", {cost} in all." if corners or masks.n_unique() > 1 else ".")
+    start = f"{'Each' if table.height > 1 else 'The one'} example took {runs}{gradients}" + (f", {cost} in all." if corners or masks.n_unique() > 1 else ".")
     known = table["relative_error"].drop_nulls()
     if known.is_empty():
         return f"{start} How far another draw of masks would change its attributions is not known."
     middle, worst = percent(float(known.median())), percent(float(known.max()))
-    text = f"{start} Another draw of masks would change its attributions by about {middle} (worst example: {worst})."
+    worst = f" (worst example: {worst})" if table.height > 1 else ""
+    text = f"{start} Another draw of masks would change its attributions by about {middle}{worst}."
     if precision is None:
         return text
     above = table.filter(pl.col("relative_error").is_null() | (pl.col("relative_error") > precision)).height

@@ -1,5 +1,6 @@
 """What the figures about rankings of heads show."""
 
+import numpy as np
 import polars as pl
 
 from headflow.attribution.faithfulness import Leader, leader
@@ -50,6 +51,8 @@ def _own_against_shared(areas: pl.DataFrame, confidence: float) -> str:
     wide = rows.filter(pl.col("ranking") == ranking).pivot("scope", index="id", values="area")
     _, low, high = numbers.interval((wide["own"] - wide["shared"]).to_numpy(), confidence)
     start = f" Ordered by {ORDERS[ranking]},"
+    if np.isnan(low):
+        return f"{start} whether each example's own order does better than the shared one cannot be told."
     if low > 0:
         return f"{start} each example's own order does better than the shared one by {low:.3f} to {high:.3f}: which heads matter differs between examples."
     if high < 0:
@@ -73,6 +76,8 @@ def _told(first: Leader) -> str:
         return ", and no other was tried"
     if first.clear:
         return ", ahead of every other by more than chance explains" if len(first.ahead_of) > 1 else f", ahead of {_names(first.ahead_of)}"
+    if not first.ahead_of and len(first.level_with) > 2:
+        return ", but that it is ahead of any other cannot be told"
     if not first.ahead_of:
         return f", but that it is ahead of {_names(first.level_with)} cannot be told"
     return f", but that it is ahead of {_names(first.level_with)} cannot be told; it is clearly ahead of {_names(first.ahead_of)}"

@@ -19,17 +19,37 @@ def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits") ->
             f"{number(best['effect'], signed=True)} {unit}, {chance(best['p'])} before correction)."
         )
     parts = []
-    for kind, what in (("compensate", "compensating for each other"), ("need each other", "needing each other")):
+    for kind in ("compensate", "need each other"):
         some = found.filter(pl.col("kind") == kind)
         if some.is_empty():
             continue
         top = some.sort(pl.col("effect").abs(), descending=True).row(0, named=True)
+        does = "need each other" if kind == "need each other" else "compensate for each other"
+        largest = f"{'' if some.height == 1 else 'largest: '}{_pair(top)}, {number(top['effect'], signed=True)} {unit}"
         parts.append(
-            f"{spelled(some.height).lower()} {'pair' if some.height == 1 else 'pairs'} of heads {what} (largest: {_pair(top)}, "
-            f"{number(top['effect'], signed=True)} {unit}, {interval(top['low'], top['high'], signed=True)})"
+            f"in {spelled(some.height).lower()}{'' if parts else f' of {tested} tested'} the two heads {does} ({largest}, "
+            f"{interval(top['low'], top['high'], signed=True)})"
         )
-    text = " and ".join(parts)
-    return f"{text[0].upper()}{text[1:]}, among {tested} tested; about {level:.0%} of such findings are expected to be false."
+    text = ", and ".join(parts)
+    return f"{text[0].upper()}{text[1:]}; about {level:.0%} of such findings are expected to be false."
+
+
+def pair_places(table: pl.DataFrame) -> str:
+    """Which head has a part in most of the pairs found, and how many of them join different layers; for a table with a clear pair."""
+    found = table.filter(pl.col("kind") != "unclear")
+    ends = pl.concat([found.select("layer", "head"), found.select(pl.col("other_layer").alias("layer"), pl.col("other_head").alias("head"))])
+    most = ends.group_by("layer", "head").len().sort(["len", "layer", "head"], descending=[True, False, False]).row(0, named=True)
+    across = found.filter(pl.col("layer") != pl.col("other_layer")).height
+    if found.height == 1:
+        return f"The two heads lie in {'different layers' if across else 'one layer'}."
+    hub = f"L{most['layer']} H{most['head']} has a part in {_of(most['len'], found.height)} pairs" if most["len"] > 1 else "No head has a part in two pairs"
+    return f"{hub}; {_of(across, found.height)} join heads of different layers."
+
+
+def _of(count: int, total: int) -> str:
+    if count == total:
+        return "both" if total == 2 else f"all {total:,}"
+    return f"{count or 'none'} of the {total:,}"
 
 
 def pair_fits(fits: pl.DataFrame, confidence: float = 0.95) -> str:
@@ -37,6 +57,8 @@ def pair_fits(fits: pl.DataFrame, confidence: float = 0.95) -> str:
     known = fits.drop_nulls(["held_out_r", "held_out_r_pairs"])
     if known.is_empty():
         return "Whether pairs improve the fit cannot be told: no example has a held-out correlation."
+    if known["held_out_r"].equals(known["held_out_r_pairs"]):
+        return f"There is no pair to add, so the fit stays as it is (mean held-out correlation {float(known['held_out_r'].mean()):.3f})."
     before, after = float(known["held_out_r"].mean()), float(known["held_out_r_pairs"].mean())
     _, low, high = mean_interval((known["held_out_r_pairs"] - known["held_out_r"]).to_numpy(), confidence)
     start = f"With the pairs the mean held-out correlation is {after:.3f}, without them {before:.3f}"

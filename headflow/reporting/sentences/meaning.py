@@ -10,8 +10,8 @@ from headflow.reporting.words import chance, correlation, interval, listed, numb
 ALPHA = 0.05
 
 
-def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame) -> str:
-    """Which way it came out: do the heads follow meaning, looks, both, or can it not be told?"""
+def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame, *, brief: bool = False) -> str:
+    """Which way it came out: do the heads follow meaning, looks, both, or can it not be told? ``brief``: without the two single contrasts."""
     found = verdict(contrasts)
     if found.reason == "labels":
         return "Meaning or looks: it cannot be told, as the examples do not carry labels of both kinds with values that occur twice."
@@ -23,10 +23,9 @@ def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame) -> str:
     meaning, looks, direct = (found.contrasts[name] for name in ("meaning", "looks", "meaning - looks"))
     evidence = (
         f"two pictures of the same object in different looks have attributions that are alike by {number(means[True, False])} (cosine), two of different "
-        f"objects in the same look by {number(means[False, True])} (difference {interval(direct['low'], direct['high'], signed=True)}), and two that share "
-        f"neither by {number(means[False, False])}"
+        f"objects in the same look by {number(means[False, True])} (difference {interval(direct['low'], direct['high'], signed=True)})"
     )
-    gains = f"sharing the object adds {_span(meaning)}, sharing the look {_span(looks)}"
+    gains = f"two that share neither by {number(means[False, False])}; sharing the object adds {_span(meaning)}, sharing the look {_span(looks)}"
     start = {
         MEANING: "The heads follow what the thing is rather than how it looks",
         LOOKS: "The heads follow how the thing looks rather than what it is",
@@ -36,7 +35,7 @@ def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame) -> str:
     }.get(found.outcome, "Whether the heads follow what the thing is or how it looks cannot be told")
     caution = "; that looks count at all cannot be told from these pairs" if found.outcome == MEANING else ""
     caution = "; that meaning counts at all cannot be told from these pairs" if found.outcome == LOOKS else caution
-    return f"{start}: {evidence}; {gains}{caution}."
+    return f"{start}: {evidence}{caution}." if brief else f"{start}: {evidence}, {gains}{caution}."
 
 
 def unique_effects(table: pl.DataFrame) -> str:
@@ -68,10 +67,13 @@ def similarities(table: pl.DataFrame) -> str:
     rest = [names[row["what"]] for row in rows if row not in told]
     if not told:
         return f"Neither {' nor '.join(rest)} can be told to go with the similarity of attributions once the others are held constant."
-    parts = [
-        f"{names[row['what']]} (partial correlation {correlation(row['partial'])}, {interval(row['partial_low'], row['partial_high'])})" for row in told
-    ]
-    text = f"Pictures are served by like heads with {listed(parts)}, each with the others held constant"
+    parts = []
+    for goes, some in (("with", [row for row in told if row["partial"] > 0]), ("against", [row for row in told if row["partial"] <= 0])):
+        found = [
+            f"{names[row['what']]} (partial correlation {correlation(row['partial'])}, {interval(row['partial_low'], row['partial_high'])})" for row in some
+        ]
+        parts += [f"goes {goes} {listed(found)}"] if found else []
+    text = f"That two pictures are served by like heads {listed(parts)}, the other likenesses held constant"
     return f"{text}; for {listed(rest)} no such link can be told." if rest else f"{text}."
 
 

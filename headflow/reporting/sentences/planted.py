@@ -11,12 +11,14 @@ _RIVALS = {
 }  # fmt: skip
 
 
-def planted_found(scores: pl.DataFrame) -> str:
-    """How many circuits head attribution finds whole, its largest error, how its intervals do, and what the rivals miss."""
+def planted_found(scores: pl.DataFrame, *, rivals: bool = True) -> str:
+    """How many circuits head attribution finds whole, its largest error, how its intervals do, and (``rivals``) what the rivals miss."""
     if scores.is_empty():
         return "It cannot be told: no planted model was run."
     own = scores.filter(pl.col("ranking") == "attribution")
     text = [_own(own)] if len(own) else []
+    if not rivals:
+        return " ".join(text)
     misses = [
         f"{words} misses carrying heads in {_circuits(missed['circuit'].to_list())}"
         for ranking, words in _RIVALS.items()
