@@ -14,7 +14,6 @@ from headflow.files import write_atomically, write_json
 from headflow.models.answering import Candidates, check_words, picture_sizes, stock_answers, swap_partner
 from headflow.models.features import image_attention, same_answer
 from headflow.models.loading import load_prepared, prepared_processor
-from headflow.models.lvlm import LVLM
 from headflow.params import Params
 from headflow.progress import progress
 from headflow.seeds import generator

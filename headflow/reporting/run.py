@@ -1,7 +1,7 @@
 """One run, read whole: every table, the model's description and whatever metrics there are."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -213,15 +213,17 @@ def _by_decoder_layer(frames: Mapping[str, pl.DataFrame], model: Mapping[str, An
     if len(through) != model["layers"] or sorted(set(through)) != through:
         raise HeadflowError(f"{inputs['model']}: image_layers does not name {model['layers']} layers in order; run `dvc repro`")
 
-    def named(frame: pl.DataFrame) -> pl.DataFrame:
-        columns = [name for name in LAYER_COLUMNS if name in frame.columns]
-        return frame.with_columns(pl.col(columns).replace_strict(range(len(through)), through, return_dtype=pl.Int64))
-
-    named_frames = {name: named(frame) for name, frame in frames.items()}
+    named_frames = {name: by_decoder_layer(frame, through) for name, frame in frames.items()}
     middles = named_frames["head_clusters"].group_by("cluster").agg(middle_layer=(pl.col("layer") * pl.col("share")).sum() / pl.col("share").sum())
     joined = named_frames["clusters"].drop("middle_layer").join(middles, on="cluster", how="left", maintain_order="left")
     named_frames["clusters"] = joined.select(frames["clusters"].columns)
     return named_frames
+
+
+def by_decoder_layer(frame: pl.DataFrame, through: Sequence[int] | None) -> pl.DataFrame:
+    """``frame`` with layers by their numbers in the decoder, of which ``through`` read the picture (None = all)."""
+    columns = [name for name in LAYER_COLUMNS if name in frame.columns]
+    return frame if through is None else frame.with_columns(pl.col(columns).replace_strict(range(len(through)), through, return_dtype=pl.Int64))
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, float | str | bool]:
