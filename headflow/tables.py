@@ -729,8 +729,11 @@ _PLACE = {
     "bottom": Column(_REAL, "the same from the upper border"),
 }  # fmt: skip
 _IMAGE_TOKEN = Column(_INT, "place in the image span (among the picture's keys under cross-attention), 0 = first")
-_AMOUNT = Column(_TEXT, "what is divided: 'attribution' (its size), 'positive' (attribution above 0), 'net' (its signed sum), 'top heads' (size of the "
-                 "attribution with the top heads alone), 'attention' (of the final token, mean over heads and layers), 'even' (all tokens alike), 'area'")  # fmt: skip
+_AMOUNT = Column(
+    _TEXT,
+    "what is divided: 'attribution' (its size), 'positive' (attribution above 0), 'net' (its signed sum), 'top heads' (size of the attribution with the top "
+    "heads alone), 'attention' (of the final token, mean over heads and layers), 'even' (all tokens alike) or 'area'",
+)
 
 IMAGE_TOKENS = Table(
     "image tokens",
@@ -756,7 +759,7 @@ IMAGE_FITS = Table(
     {
         "id": _ID, "heads": _TRACED_HEADS,
         "tokens": Column(_INT, "image tokens"), "components": Column(_INT, "tokens or patches that were cut each alone"),
-        "estimator": Column(_TEXT, "estimator of the regression"),
+        "estimator": Column(_TEXT, "'differences': scaled local differences; else the estimator of the regression, where that predicts clearly better"),
         "masks": Column(_INT, "masked forwards"), "corners": Column(_INT, "masks at which local differences were taken"),
         "forwards": Column(_REAL, "cost of both in masked forwards, a forward with its backward counted as 2.7"),
         "held_out_r": Column(_REAL, "Pearson r of predicted and actual target on masks that the fit has not seen; null where it does not vary"),

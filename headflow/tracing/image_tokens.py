@@ -18,14 +18,20 @@ from jaxtyping import Bool, Float, Int
 
 from headflow.attribution.budget import forwards
 from headflow.attribution.masks import sample_corners, sample_masks
-from headflow.attribution.regression import Attribution, fit
+from headflow.attribution.regression import Attribution, fit, goodness
 from headflow.seeds import generator
 from headflow.tracing import patches
+
+_CLEARLY = 0.05
+"""What a regression has to explain of the variance over held-out masks that the differences leave, share."""
 
 _MOST_SCALING = 4.0
 """Local differences whose sum is further off than this factor are no guide to scale."""
 
-BIAS = 0.1
+DIFFERENCES = "differences"
+"""The estimator where the scaled mean of local differences stands by itself."""
+
+BIAS = 0.15
 """Allowance for the bias of local differences, a share of the root mean square attribution of the example: what it is on the embedded model
 (``python -m bench tokens``)."""
 
@@ -147,24 +153,25 @@ def trace(runs: Runs, centres: Float[np.ndarray, "tokens 2"], effort: Effort, pa
     groups = patches.memberships(partition)
     design = "kernel" if effort.estimand == "shapley" else "bernoulli"
     held_out = sample_masks(1, len(groups), effort.held_out, design=design, seed=effort.seed, stream="held_out image tokens")
-    masks, differences = drawn(runs, groups, count, corners, effort, "image tokens", flipped=groups)
+    masks, states, differences = drawn(runs, groups, count, corners, effort, "image tokens", flipped=groups)
     judged = held_out, runs.targets(groups, held_out[:, 0])
     fitted = solve(runs, groups, masks, differences, effort, (intact, ablated), held_out=judged)
     if effort.estimand == "shapley":
-        fitted = with_errors(fitted, differences, (intact, ablated))
+        fitted = better(fitted, differences, (intact, ablated), judged)
+        fitted = with_errors(fitted, states, differences, (intact, ablated))
     return Traced(partition, fitted, intact, ablated, 2 + len(held_out) + count + sought[0], corners + sought[1], rounds)
 
 
 def drawn(
     runs: Runs, groups: Groups, count: int, corners: int, effort: Effort, stream: str, flipped: Groups
-) -> tuple[Bool[np.ndarray, "count 1 groups"], Float[np.ndarray, "corners flipped"]]:
-    """Fit masks over ``groups``, and the local differences of the groups ``flipped``, which are parts of them, at corners over ``groups``."""
+) -> tuple[Bool[np.ndarray, "count 1 groups"], Bool[np.ndarray, "corners groups"], Float[np.ndarray, "corners flipped"]]:
+    """Fit masks over ``groups``, corners over them, and there the local differences of the groups ``flipped``, which are parts of them."""
     design = "kernel" if effort.estimand == "shapley" else "foldover_hadamard"
     masks = sample_masks(1, len(groups), count, design=design, seed=effort.seed, stream=f"fit {stream}")
     seed = int(generator(effort.seed, f"corners {stream}").integers(2**62))
     states = sample_corners(1, len(groups), corners, estimand=effort.estimand, seed=seed)[:, 0]
     holder = (flipped[:, None] & groups[None]).any(2).argmax(1)
-    return masks, runs.differences(flipped, states[:, holder])[1]
+    return masks, states, runs.differences(flipped, states[:, holder])[1]
 
 
 def solve(
@@ -190,22 +197,49 @@ def _scaling(differences: Float[np.ndarray, "*some groups"], ends: tuple[float, 
         return np.where(whole * summed > 0, np.clip(whole / summed, 1 / _MOST_SCALING, _MOST_SCALING), 1.0)
 
 
-def with_errors(fitted: Attribution, differences: Float[np.ndarray, "corners groups"], ends: tuple[float, float]) -> Attribution:
+def better(
+    fitted: Attribution, differences: Float[np.ndarray, "corners groups"], ends: tuple[float, float],
+    judged: tuple[Bool[np.ndarray, "held 1 groups"], Float[np.ndarray, " held"]],
+) -> Attribution:  # fmt: skip
+    """The fit, where it clearly predicts masks better that it has not seen, or the scaled mean difference that it started from.
+
+    Masks of few tokens scatter so much that a regression on some dozens of them can do harm; on many it mends what differences get wrong.
+    """
+    mean = differences.mean(0, dtype=float)
+    start = (mean * _scaling(mean, ends))[None]
+    held_out, actual = judged
+    # Masks come in complementary pairs, so that a token is intact in half of them.
+    intercept = fitted.intercept_ + (fitted.attribution_.sum() - start.sum()) / 2
+    alone = replace(fitted, estimator_=DIFFERENCES, attribution_=start, intercept_=intercept, penalty_=np.zeros(()))
+    r, r2 = (value[0] for value in goodness(np.asarray(actual, float)[None], alone.predict(held_out)[None]))
+    if not np.isfinite(r) or 1 - fitted.held_out_r_**2 < (1 - r**2) * (1 - _CLEARLY):
+        return fitted
+    return replace(alone, held_out_r_=r, held_out_r2_=r2)
+
+
+def with_errors(
+    fitted: Attribution, states: Bool[np.ndarray, "corners groups"], differences: Float[np.ndarray, "corners groups"], ends: tuple[float, float]
+) -> Attribution:
     """The fit of Shapley values with errors that fit how it came about.
 
-    Where an estimate starts from scaled differences, the errors of a ridge on masks say how little the masks alone would know. These are: the jackknife
-    over pairs of corners of the scaled mean difference (B. Efron and C. Stein, Annals of Statistics 9, 1981); what the masks moved it by; and
-    :data:`BIAS`.
+    Where an estimate starts from scaled differences, the errors of a ridge on masks say how little the masks alone would know. These are: the
+    variance over the draw of corners; what the masks moved the estimate by; and :data:`BIAS`. Pairs of corners are spread evenly over sizes, so
+    their variance is read from differences between neighbours in size (K. M. Wolter, *An investigation of some estimators of variance for
+    systematic sampling*, JASA 79, 1984), after what the scaling takes out of them.
     """
     pairs = differences.reshape(len(differences) // 2, 2, -1).mean(1).astype(float)
     count = len(pairs)
     if count < 3:
         return fitted
-    without = (pairs.sum(0) - pairs) / (count - 1)
-    without = without * _scaling(without, ends)[:, None]
-    variance = (count - 1) / count * ((without - without.mean(0)) ** 2).sum(0)
-    values, start = fitted.attribution_[0], pairs.mean(0) * _scaling(pairs.mean(0), ends)
-    errors = np.sqrt(variance + (values - start) ** 2 + BIAS**2 * (values**2).mean())
+    mean, scaling = pairs.mean(0), _scaling(pairs.mean(0), ends)
+    rest = scaling * pairs
+    if np.isclose(scaling * mean.sum(), ends[0] - ends[1]):  # then a pair that is larger as a whole changes nothing
+        rest = rest - scaling * np.outer(pairs.sum(1), mean / mean.sum())
+    sizes = states[::2].sum(1)
+    order = np.argsort(np.minimum(sizes, states.shape[1] - sizes), kind="stable")
+    variance = (np.diff(rest[order], axis=0) ** 2).sum(0) / (2 * (count - 1)) / count
+    values = fitted.attribution_[0]
+    errors = np.sqrt(variance + (values - scaling * mean) ** 2 + BIAS**2 * (values**2).mean())
     return replace(fitted, standard_error_=errors[None], degrees_of_freedom_=np.asarray(count - 1.0))
 
 
@@ -228,7 +262,7 @@ def search(
     partition = patches.first_partition(centres, sizes[0])
     for number, wanted in enumerate(sizes[1:]):
         groups = patches.memberships(partition)
-        masks, differences = drawn(runs, groups, count, corners, effort, f"image patches {number}", flipped=single)
+        masks, _, differences = drawn(runs, groups, count, corners, effort, f"image patches {number}", flipped=single)
         seen.append(differences.reshape(-1, 2, len(centres)).mean(1))
         fitted = solve(runs, groups, masks, differences @ groups.T, effort, ends)
         whole, error = fitted.attribution_[0], fitted.standard_error_[0]

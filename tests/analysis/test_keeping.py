@@ -176,7 +176,7 @@ def test_the_leader_is_told_by_paired_differences():
 
 def test_intervals_and_tests_keep_their_word():
     """Over many draws of pictures: intervals of differences hold the truth at their level, and without a difference few pairs are called different."""
-    rounds, covered, called = 120, 0, 0
+    rounds, covered, called = 80, 0, 0
     for seed in range(rounds):
         random = np.random.default_rng([5, seed])
         common = random.normal(size=(20, 1))
@@ -184,7 +184,7 @@ def test_intervals_and_tests_keep_their_word():
         found = keeping.differences(kept(values)).filter(measure="target")
         covered += int(((found["low"] <= 0) & (found["high"] >= 0)).sum())
         called += bool((found["p_holm"] < 0.05).any())
-    assert 0.92 < covered / (3 * rounds) < 0.98
+    assert 0.9 < covered / (3 * rounds) < 0.98
     assert called / rounds < 0.1
 
 

@@ -18,13 +18,10 @@ from headflow.models.lvlm import LVLM
 from tests import reference
 from tests.families import FAMILIES, QUESTION
 
-NAMES = (
-    "llava", "llava_next_mistral", "llava_onevision", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma", "paligemma2", "smolvlm",
-    "internvl_qwen3",
-)  # fmt: skip
+NAMES = ("llava", "llava_next_mistral", "llava_onevision", "mistral3", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma2", "smolvlm")
 # A window shorter than the prompt counts the tokens that stay, which no mask over the whole prompt can say.
 WINDOWED = {"llava_next_mistral", "gemma3"}
-NEW = 5
+NEW = 4
 
 
 class Case:
@@ -148,7 +145,7 @@ def test_closed_tokens_are_those_that_a_gate_closes(case):
     assert intact[0].argmax(-1).tolist() != found, "the gate must matter"
 
 
-@pytest.mark.parametrize("name", ["llava", "llava_next_mistral", "mistral3", "smolvlm", "internvl_qwen3"])
+@pytest.mark.parametrize("name", ["llava", "llava_next_mistral", "mistral3", "smolvlm"])
 def test_renumbered_positions_are_those_of_a_shorter_prompt(cases, name):
     case = cases(name)
     kept = case.keep(40, positions="renumbered")
@@ -156,7 +153,7 @@ def test_renumbered_positions_are_those_of_a_shorter_prompt(cases, name):
     assert kept["position_ids"].tolist() == [list(range(kept["input_ids"].shape[1]))]
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_positions_of_rows_and_columns_stay_and_cannot_be_renumbered(cases, name):
     case = cases(name)
     kept = case.keep(40)
@@ -191,7 +188,7 @@ def test_structural_tokens_stay(cases):
         assert (keeping.selectable_tokens(case.lvlm.capture(case.picture, QUESTION)) == case.merged.selectable).all()
 
 
-@pytest.mark.parametrize("name", ["llava", "internvl_qwen3"])
+@pytest.mark.parametrize("name", ["llava", "mistral3"])
 def test_attention_to_each_token_is_that_of_the_stock_model(tmp_path, cases, name):
     case = cases(name)
     case.lvlm.model.save_pretrained(tmp_path)

@@ -56,6 +56,9 @@ def test_attention_maps_against_the_weights_of_a_stock_run(captures):
         image = one[0, :, :, capture.image]
         np.testing.assert_allclose(final[layer], image[:, at].detach(), atol=1e-6)
         np.testing.assert_allclose(text[layer], image[:, capture.image.stop :].mean(1).detach(), atol=1e-6)
+    told = lvlm.capture(capture.picture, capture.question, [5, 6, 7])  # the final token is the prompt's, whatever is said after it
+    np.testing.assert_allclose(attention_maps(told)[0], final, atol=1e-6)
+    assert np.abs(attention_maps(told)[1] - text).max() > 1e-4
 
 
 def test_attribution_goes_through_the_readers_and_comes_from_the_object(additive):

@@ -157,3 +157,14 @@ def test_planted_circuits_give_the_tokens_of_the_object(circuit, alone):
     else:
         assert traced.partition.max() < 12 and traced.attribution[inside].sum() == pytest.approx(total, rel=0.25)
         assert traced.attribution[inside].min() > traced.attribution[~inside].mean()
+
+
+def test_a_regression_that_does_harm_is_left(picture):
+    """Sharply saturated: a few dozen masks scatter so much that the regression on them predicts worse than the differences that it started from."""
+    weights = np.r_[np.full(4, 3.0), np.full(8, 0.1)]
+    runs = runs_of(lambda masks: 10 * np.tanh(masks @ weights) + 0.8 * np.sin(37 * (masks @ np.arange(12.0))), 12)
+    found = [trace(runs, LINE, Effort(count=24, corners=32, seed=seed)) for seed in range(8)]
+    assert {traced.fitted.estimator_ for traced in found} == {"differences", "prior"}
+    for traced in found:
+        assert traced.attribution.sum() == pytest.approx(traced.intact - traced.ablated, rel=1e-6)
+        assert traced.fitted.held_out_r_ > 0.5 and (traced.error > 0).all()

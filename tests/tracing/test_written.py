@@ -149,6 +149,17 @@ def test_both_ways_to_take_the_pictures_part_agree(pair):
     assert np.abs(logprob - direct).max() > 1e-4
 
 
+def test_a_whole_answer_is_written_at_each_of_its_tokens(llava):
+    lvlm = headflow.load(llava)
+    told = lvlm.capture(np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8), QUESTION, [7, 3, 9])
+    heads = [(layer, head) for layer in range(lvlm.layers) for head in range(lvlm.heads)]
+    written = written_logits(told, heads, rows=told.predicts)
+    slopes = torch.eye(written.shape[-1])[[7, 3, 9]] - told.answer_logits.softmax(-1)
+    expected = (written * slopes).sum((1, 2)).reshape(lvlm.layers, -1).numpy()
+    np.testing.assert_allclose(direct_effects(told)[0], expected, atol=1e-5)
+    assert np.abs((written[:, -1] * slopes[-1]).sum(-1).reshape(lvlm.layers, -1).numpy() - expected).max() > 1e-3
+
+
 def test_every_position_and_any_batch(llava):
     capture = small(llava)
     heads = [(0, 1), (2, 3), (1, 0), (1, 2)]
