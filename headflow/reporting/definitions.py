@@ -52,7 +52,8 @@ TERMS = {
     ),
     "mask": Term(
         "mask",
-        "One choice of which heads are cut together. Fit masks are used to estimate attributions; held-out masks, drawn independently, only to judge them.",
+        "One choice of which heads are cut together. Fit masks are used to estimate attributions; held-out masks, drawn independently, only to judge them "
+        "and to test pairs of heads.",
     ),
     "attribution": Term(
         "attribution",

@@ -56,9 +56,10 @@ def test_missing_labels_and_pairs_are_named():
 def test_pairs_of_heads():
     said = interactions.top_pairs(some_pairs())
     assert said.startswith("In two of 30 pairs tested the two heads compensate for each other (largest: L3 H3 and L5 H6, −1.30 logits")
-    assert ", and in six the two heads need each other (largest: L" in said and said.endswith("about 5% of such findings are expected to be false.")
+    assert ", and in six the two heads need each other (largest: L" in said and said.endswith("of such findings at most about 5% are expected to be false.")
     assert "cannot be told" in interactions.top_pairs(some_pairs().with_columns(kind=pl.lit("unclear")))
     assert interactions.top_pairs(some_pairs(0)).startswith("No pair")
+    assert "cannot be told from this run" in interactions.top_pairs(some_pairs(0), estimand="shapley")
 
 
 def test_where_pairs_lie():
