@@ -5,8 +5,8 @@ heads (M. Grabisch and M. Roubens, *An axiomatic approach to the concept of inte
 1999; at ablation probability 0.5 the Banzhaf interaction index). Negative: either head does what both do (OR), they *compensate* for each other.
 Positive: neither does alone what both do (AND), they *need* each other. With masks m of independent bits kept with probability π it is the coefficient
 of z = (m_i - π)(m_j - π), because all such products are uncorrelated with each other, with the heads themselves and with every higher order.
-Masks of the Shapley kernel are no such bits: their sizes tie all products together, and most of them say next to nothing of a pair, so that the test below would
-find pairs where there are none. With them no pair is tested.
+Masks of the Shapley kernel are no such bits: their sizes tie all products together, and most of them say next to nothing of a pair, so that the test
+below would find pairs where there are none. With them no pair is tested.
 
 The examples share their masks, so examples are no independent witnesses of a pair: whatever another interaction leaks into it under these masks, it
 leaks for all of them. Masks are the units here, and the response is the mean target over examples, whose interaction is the examples' mean

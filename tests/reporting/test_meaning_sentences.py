@@ -35,6 +35,16 @@ def test_the_sentence_says_which_way_it_came_out(planted, start):
     assert meaning.look_pairs(*made(**planted)[0]).startswith(start)
 
 
+def test_another_test_that_finds_what_the_pairs_do_not_is_named():
+    tables, unique, _ = made(meaning=1.5)
+    assert "looks count at all cannot be told from these pairs." in meaning.look_pairs(*tables, brief=True, beyond=unique)
+    found = unique.with_columns(unique_p=pl.lit(0.002), unique_chance=pl.lit(0.10), unique=pl.when(pl.col("label") == "looks").then(0.16).otherwise("unique"))
+    said = meaning.look_pairs(*tables, brief=True, beyond=found)
+    assert said.endswith(
+        "from these pairs, but beyond the labels of meaning, those of looks explain 6.0% of the variance more than chance does (p\u00a0=\u00a00.004)."
+    )
+
+
 def test_unique_effects_and_similarities():
     _, unique, alike = made(meaning=1.5)
     said = meaning.unique_effects(unique)

@@ -10,8 +10,8 @@ def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits", *,
     """How many pairs were found of each kind, and the clearest; ``estimand`` is that of the masks."""
     if table.is_empty() and estimand == "shapley":
         return (
-            "Which pairs of heads compensate for or need each other cannot be told from this run: masks for Shapley values, most of which cut nearly all heads or "
-            "hardly any, say too little of a pair. Runs with the estimand banzhaf test pairs."
+            "Which pairs of heads compensate for or need each other cannot be told from this run: masks for Shapley values, most of which cut nearly all heads "
+            "or hardly any, say too little of a pair. Runs with the estimand banzhaf test pairs."
         )
     if table.is_empty():
         return "No pair of heads was left to test: what the sum over heads does not explain follows no pair."
