@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,17 @@ from headflow.ablation import gate_gradients, run_masks
 from headflow.attribution.adaptive import run_until_precise
 from headflow.attribution.budget import GRADIENT_RUN, forwards, plan
 from headflow.attribution.masks import sample_corners
+from headflow.attribution.proof import chosen_pictures
 from headflow.attribution.regression import correlations
+from headflow.charts.planted import CIRCUITS
+from headflow.datasets.planted import make_examples
+from headflow.models.baselines import Baseline, mean_baseline
+from headflow.models.capture import Capture
+from headflow.models.planted.circuits import find_circuit, truth_of
 
 WANTED = 0.05
 AIM = 40.0
+PLANTED = ("redundant", "joint", "cancelled")
 FIGURE = Path(__file__).parent / "results" / "estimators.png"
 _RANDOM = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _FOLDOVER = (96, 128, 192, 256, 384, 512)
@@ -28,96 +37,147 @@ _PRIOR = ((2, 32), (4, 16), (4, 32), (4, 96), (8, 16), (8, 32), (8, 96), (16, 32
 
 
 def run(source: str, *, tiny: bool = False) -> dict:
-    """Tables of the three parts; the figures of the first also as a picture.
+    """Tables of the four parts; the figures of the first two also as a picture.
 
     Args:
         source: the embedded model.
         tiny: few scenes, masks and heads.
     """
-    return {"embedded": _embedded(source, tiny), "many_heads": _many_heads(source, tiny), "scale": _scale(tiny)}
+    results = {"embedded": _embedded(source, tiny), "planted": _planted(tiny)}
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    FIGURE.write_bytes(draw(results))
+    return results | {"many_heads": _many_heads(source, tiny), "scale": _scale(tiny)}
 
 
 def _embedded(source: str, tiny: bool) -> dict:
-    scenes, reference_masks, most_random, most = (2, 192, 192, 128) if tiny else (8, 4096, 2048, 512)
+    scenes, reference_masks = (2, 192) if tiny else (8, 4096)
     subject = subjects.embedded(source)
-    shape = subject.lvlm.layers, subject.lvlm.heads
-    # Every arm draws from a stream of its own: one that shares its masks with the reference would look better than it is.
-    drawn = {
-        "reference": headflow.sample_masks(*shape, reference_masks, design="foldover_hadamard", stream="bench reference"),
-        "bernoulli": headflow.sample_masks(*shape, most_random, design="bernoulli", stream="bench"),
-        "foldover": headflow.sample_masks(*shape, most, design="foldover_hadamard", stream="bench"),
-    }
-    corners = sample_corners(*shape, max(_CORNERS))
-    values: dict[str, list] = {name: [] for name in (*drawn, "gradients", "intact")}
-    for picture in subjects.rendered(scenes, first=100):
-        capture = subject.lvlm.capture(picture, subjects.QUESTION)
-        for name, masks in drawn.items():
-            values[name].append(run_masks(capture, masks, baseline=subject.baseline))
-        values["gradients"].append(gate_gradients(capture, corners, baseline=subject.baseline)[1])
-        values["intact"].append(gate_gradients(capture, np.ones((2, *shape), bool), baseline=subject.baseline)[1])
-    measured = {name: np.stack(rows).astype(float) for name, rows in values.items()}
+    captures = [subject.lvlm.capture(picture, subjects.QUESTION) for picture in subjects.rendered(scenes, first=100)]
+    measured = _measure(captures, subject.baseline, tiny)
+    long = headflow.sample_masks(*_shape(captures), reference_masks, design="foldover_hadamard", stream="bench reference")
+    targets = np.stack([run_masks(capture, long, baseline=subject.baseline) for capture in captures]).astype(float)
+    reference = headflow.fit(long, targets, estimator="foldover", standard_errors=False).attribution_.reshape(scenes, -1)
     batch = 16
     times = interleaved(
         {
-            "forward": lambda: run_masks(capture, drawn["bernoulli"][:batch], baseline=subject.baseline, batch_size=batch),
-            "both": lambda: gate_gradients(capture, corners[:batch], baseline=subject.baseline, batch_size=batch),
+            "forward": lambda: run_masks(captures[-1], measured.random[:batch], baseline=subject.baseline, batch_size=batch),
+            "both": lambda: gate_gradients(captures[-1], measured.corners[:batch], baseline=subject.baseline, batch_size=batch),
         },
         2 if tiny else 9,
     )  # fmt: skip
     backward = float(np.median(np.divide(times["both"], times["forward"])))
-
-    def fitted(name: str, count: int, **options) -> np.ndarray:
-        found = headflow.fit(drawn[name][:count], measured[name][:, :count], **options, standard_errors=False)
-        return found.attribution_.reshape(scenes, -1)
-
-    reference = fitted("reference", reference_masks, estimator="foldover")
-    rows = []
-
-    def note(arm: str, masks: int, used: int, found: np.ndarray) -> None:
-        errors = np.sqrt(((found - reference) ** 2).sum(1) / (reference**2).sum(1))
-        rows.append((arm, masks, used, float(forwards(masks, used)), float(errors.mean()), float(np.mean(correlations(found, reference)))))
-
-    for count in (c for c in _RANDOM if c <= most_random):
-        note("bernoulli + ridge", count, 0, fitted("bernoulli", count, estimator="ridge"))
-        if count <= most:
-            note("bernoulli + lasso", count, 0, fitted("bernoulli", count, estimator="lasso"))
-    for count in (c for c in _FOLDOVER if c <= most):
-        note("foldover", count, 0, fitted("foldover", count, estimator="foldover"))
-    for used in _CORNERS:
-        note("mean gradient", 0, used, measured["gradients"][:, :used].mean(1).reshape(scenes, -1))
-    for used, count in (pair for pair in _PRIOR if pair[1] <= most):
-        note("gradient prior", count, used, fitted("foldover", count, estimator="prior", gradients=measured["gradients"][:, :used]))
-    note("gradient at the intact model", 0, 1, measured["intact"][:, 0].reshape(scenes, -1))
-
-    curves = pl.DataFrame(rows, schema=["arm", "masks", "corners", "forwards", "error", "r"], orient="row")
+    curves = _curves(measured, reference)
     theirs = needed(curves, "bernoulli + ridge")
     ratios = {arm: (theirs / cost if theirs and (cost := needed(curves, arm)) else None) for arm in curves["arm"].unique(maintain_order=True)}
     table(
         f"Relative error of attributions against {reference_masks} foldover masks, mean over {scenes} scenes; cost in masked forwards, a gradient run"
         f" counted as {GRADIENT_RUN} (measured here: {backward:.1f}); aim: error {WANTED} at 1/{AIM:.0f} of bernoulli + ridge",
         ["arm", "masks", "corners", "cost", "error", "r"],
-        [[arm, masks, used, f"{cost:.0f}", f"{error:.4f}", f"{r:.4f}"] for arm, masks, used, cost, error, r in rows],
+        [[arm, masks, used, f"{cost:.0f}", f"{error:.4f}", f"{r:.4f}"] for arm, masks, used, cost, error, r in curves.iter_rows()],
     )
     table(
         f"Cost of a relative error of {WANTED}",
         ["arm", "cost", "times less than bernoulli + ridge"],
         [[arm, f"{needed(curves, arm) or np.nan:.0f}", f"{ratio or np.nan:.1f}"] for arm, ratio in ratios.items()],
     )
-    _draw(curves)
     return {
         "curves": curves.to_dicts(), "times_less": ratios, "gradient_run": backward, "scenes": scenes,
-        "adaptive": _adaptive(drawn["foldover"], measured, corners, reference, theirs),
+        "adaptive": _adaptive(measured, reference),
     }  # fmt: skip
 
 
-def _adaptive(masks: np.ndarray, measured: dict, corners: np.ndarray, reference: np.ndarray, theirs: float | None) -> list[dict]:
+def _planted(tiny: bool) -> dict:
+    """The same curves on models whose exact values are known: where heads suffice for each other, need each other, or undo each other."""
+    found, rows = {}, []
+    for name in PLANTED[:1] if tiny else PLANTED:
+        circuit, lvlm = find_circuit(name), headflow.load(f"planted:{name}", device_map="cpu")
+        references = make_examples(count=1, references=16).filter(pl.col("split") == "reference")
+        baseline = mean_baseline(lvlm.capture(row["image"], row["question"]) for row in references.iter_rows(named=True))
+        examples = chosen_pictures()
+        captures = [lvlm.capture(row["image"], row["question"]) for row in examples]
+        truth = truth_of(circuit, [row["meaning_category"] for row in examples]).reshape(len(examples), -1)
+        curves = _curves(_measure(captures, baseline, tiny), truth)
+        found[name] = curves.to_dicts()
+        for arm in curves["arm"].unique(maintain_order=True):
+            best = curves.filter(pl.col("arm") == arm)
+            rows.append([CIRCUITS[name], arm, f"{needed(curves, arm) or np.nan:.0f}", f"{best['error'].min():.4f}"])
+    title = f"Planted circuits, error against the exact values: cost of {WANTED}, and the least error at any cost tried"
+    table(title, ["circuit", "arm", "cost", "least"], rows)
+    return found
+
+
+@dataclass
+class Measured:
+    """Targets and gradients of some examples, float64.
+
+    Every arm draws from a stream of its own: one that shares its masks with the reference would look better than it is.
+    """
+
+    random: np.ndarray  # [masks, layers, heads]
+    foldover: np.ndarray
+    corners: np.ndarray
+    at_random: np.ndarray  # [examples, masks]
+    at_foldover: np.ndarray
+    gradients: np.ndarray  # [examples, corners, layers, heads]
+    intact: np.ndarray  # [examples, 1, layers, heads]
+
+
+def _shape(captures: Sequence[Capture]) -> tuple[int, int]:
+    return captures[0].lvlm.layers, captures[0].lvlm.heads
+
+
+def _measure(captures: Sequence[Capture], baseline: Baseline, tiny: bool) -> Measured:
+    shape = _shape(captures)
+    random = headflow.sample_masks(*shape, 192 if tiny else max(_RANDOM), design="bernoulli", stream="bench")
+    foldover = headflow.sample_masks(*shape, 128 if tiny else max(_FOLDOVER), design="foldover_hadamard", stream="bench")
+    corners = sample_corners(*shape, max(_CORNERS))
+
+    def of_all(run: Callable[[Capture], np.ndarray]) -> np.ndarray:
+        return np.stack([run(capture) for capture in captures]).astype(float)
+
+    return Measured(
+        random, foldover, corners,
+        of_all(lambda capture: run_masks(capture, random, baseline=baseline)),
+        of_all(lambda capture: run_masks(capture, foldover, baseline=baseline)),
+        of_all(lambda capture: gate_gradients(capture, corners, baseline=baseline)[1]),
+        of_all(lambda capture: gate_gradients(capture, np.ones((1, *shape), bool), baseline=baseline)[1]),
+    )  # fmt: skip
+
+
+def _curves(measured: Measured, reference: np.ndarray) -> pl.DataFrame:
+    """Cost, error against ``reference`` [examples, heads] and correlation with it of every arm, mean over examples."""
+    rows, most = [], len(measured.foldover)
+
+    def note(arm: str, masks: int, used: int, found: np.ndarray) -> None:
+        found = found.reshape(len(reference), -1)
+        errors = np.sqrt(((found - reference) ** 2).sum(1) / (reference**2).sum(1))
+        rows.append((arm, masks, used, float(forwards(masks, used)), float(errors.mean()), float(np.mean(correlations(found, reference)))))
+
+    def fitted(masks: np.ndarray, targets: np.ndarray, count: int, **options: object) -> np.ndarray:
+        return headflow.fit(masks[:count], targets[:, :count], **options, standard_errors=False).attribution_
+
+    for count in (c for c in _RANDOM if c <= len(measured.random)):
+        note("bernoulli + ridge", count, 0, fitted(measured.random, measured.at_random, count, estimator="ridge"))
+        if count <= most:
+            note("bernoulli + lasso", count, 0, fitted(measured.random, measured.at_random, count, estimator="lasso"))
+    for count in (c for c in _FOLDOVER if c <= most):
+        note("foldover", count, 0, fitted(measured.foldover, measured.at_foldover, count, estimator="foldover"))
+    for used in _CORNERS:
+        note("mean gradient", 0, used, measured.gradients[:, :used].mean(1))
+    for used, count in (pair for pair in _PRIOR if pair[1] <= most):
+        note("gradient prior", count, used, fitted(measured.foldover, measured.at_foldover, count, estimator="prior", gradients=measured.gradients[:, :used]))
+    note("gradient at the intact model", 0, 1, measured.intact[:, 0])
+    return pl.DataFrame(rows, schema=["arm", "masks", "corners", "forwards", "error", "r"], orient="row")
+
+
+def _adaptive(measured: Measured, reference: np.ndarray) -> list[dict]:
     """Stop each scene by itself: what it costs, and whether the error is what it was said to be."""
-    found, used = [], 8
+    found, used, masks = [], 8, measured.foldover
     for precision in (0.1, 0.07, 0.05, 0.04):
         costs, errors, claims = [], [], []
         for scene, truth in enumerate(reference):
-            gradients = measured["gradients"][scene, :used]
-            values, claim = run_until_precise(masks, lambda upto: measured["foldover"][scene, :upto], precision, gradients=gradients)  # noqa: B023
+            gradients = measured.gradients[scene, :used]
+            values, claim = run_until_precise(masks, lambda upto: measured.at_foldover[scene, :upto], precision, gradients=gradients)  # noqa: B023
             fit = headflow.fit(masks[: len(values)], values, gradients=gradients, standard_errors=False).attribution_.ravel()
             costs.append(forwards(len(values), used))
             claims.append(claim)
@@ -210,13 +270,15 @@ def _fit_alone(estimator: str, layers: int, heads: int, masks: int, examples: in
     print(time.perf_counter() - began, _own_peak())
 
 
-def _draw(curves: pl.DataFrame) -> None:
-    import vl_convert
-
+def draw(results: dict) -> bytes:
+    """The curves of the embedded and the planted models as a picture, PNG."""
     from headflow.charts.estimators import error_against_compute
+    from headflow.reporting.figure import png
 
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    FIGURE.write_bytes(vl_convert.vegalite_to_png(error_against_compute(frontier(curves)).to_json(), scale=2))
+    models = {"embedded model, against a long run": results["embedded"]["curves"]}
+    models |= {f"planted: {CIRCUITS[name]}, exact values": rows for name, rows in results["planted"].items()}
+    frames = [frontier(pl.DataFrame(rows)).with_columns(model=pl.lit(model)) for model, rows in models.items()]
+    return png(error_against_compute(pl.concat(frames), WANTED).to_dict())
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def main(params: Params, model: str) -> None:
     found = find_interactions(
         fitted, masks["fit"][:common], target_matrix(targets, ids, numbers["fit"][:common]),
         (masks["held_out"], target_matrix(targets, ids, numbers["held_out"])),
-        ablation_probability=params.masks.ablation_probability, level=settings.level, most=settings.most, confidence=settings.confidence,
+        ablation_probability=params.masks.ablation_probability, estimand=params.masks.estimand,
+        level=settings.level, most=settings.most, confidence=settings.confidence,
     )  # fmt: skip
     folder = paths.interactions_dir(model)
     INTERACTIONS.write(found.table(), folder / "interactions.parquet")

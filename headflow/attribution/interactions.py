@@ -5,6 +5,8 @@ heads (M. Grabisch and M. Roubens, *An axiomatic approach to the concept of inte
 1999; at ablation probability 0.5 the Banzhaf interaction index). Negative: either head does what both do (OR), they *compensate* for each other.
 Positive: neither does alone what both do (AND), they *need* each other. With masks m of independent bits kept with probability π it is the coefficient
 of z = (m_i - π)(m_j - π), because all such products are uncorrelated with each other, with the heads themselves and with every higher order.
+Masks of the Shapley kernel are no such bits: their sizes tie all products together, and most of them say next to nothing of a pair, so that the test
+below would find pairs where there are none. With them no pair is tested.
 
 The examples share their masks, so examples are no independent witnesses of a pair: whatever another interaction leaks into it under these masks, it
 leaks for all of them. Masks are the units here, and the response is the mean target over examples, whose interaction is the examples' mean
@@ -112,7 +114,7 @@ class Interactions:
 def find_interactions(
     fitted: Attribution, masks: Bool[np.ndarray, "masks layers heads"], targets: Float[np.ndarray, "examples masks"],
     held_out: tuple[Bool[np.ndarray, "held layers heads"], Float[np.ndarray, "examples held"]], *,
-    ablation_probability: float = 0.5, level: float = 0.05, most: int = 100, confidence: float = 0.95,
+    ablation_probability: float = 0.5, estimand: str = "banzhaf", level: float = 0.05, most: int = 100, confidence: float = 0.95,
 ) -> Interactions:  # fmt: skip
     """Choose pairs of heads on the fit masks, test them on the held-out masks; see the module. Nothing is drawn at random.
 
@@ -121,6 +123,7 @@ def find_interactions(
         masks, targets: those of the fit, of any design that ablates many heads at once. If every mask ablates at most one head,
             no two heads are ever ablated together, and nothing is found.
         held_out: masks of independent bits (design bernoulli with ``ablation_probability``) and their targets.
+        estimand: that of the masks; for ``shapley`` nothing is tested, see the module.
         level: false-discovery rate held among the pairs found.
         most: pairs tested at most; also at most one for every five held-out masks.
         confidence: of each pair's interval, for itself.
@@ -146,7 +149,7 @@ def find_interactions(
     response = residuals.mean(0)
 
     chosen = np.empty((0, 2), int)
-    telling = ((~masks).sum((1, 2)) > 1).any() and layers * per_layer > 1 and len(response) >= 10
+    telling = estimand != "shapley" and ((~masks).sum((1, 2)) > 1).any() and layers * per_layer > 1 and len(response) >= 10
     if telling and np.abs(response).max() > _NOTHING * np.ptp(targets, axis=1).max(initial=0.0):
         chosen = _choose(seen, response, min(most, len(others) // _MASKS_A_PAIR))
 

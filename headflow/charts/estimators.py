@@ -8,29 +8,36 @@ from headflow.charts import numbers, theme
 MOST_EXAMPLES = 300
 
 
-def error_against_compute(curves: pl.DataFrame, wanted: float = 0.05) -> alt.LayerChart:
-    """Relative error against cost, both on logarithmic axes; a line for each arm.
+LEAST_ERROR = 1e-3
+"""Errors below are drawn there: an exact estimate has none that a logarithmic axis could hold."""
+
+
+def error_against_compute(curves: pl.DataFrame, wanted: float = 0.05) -> alt.FacetChart:
+    """Relative error against cost, both on logarithmic axes; a line for each arm, a panel for each model.
 
     Args:
-        curves: columns arm, forwards (cost in masked forwards), error (relative, mean over examples), corners, masks.
+        curves: columns model, arm, forwards (cost in masked forwards), error (relative, mean over examples), corners, masks.
         wanted: relative error at which arms are compared, drawn as a rule.
     """
-    rows = theme.drawable(curves.sort("arm", "forwards"))
+    rows = theme.drawable(curves.with_columns(pl.col("error").clip(LEAST_ERROR).alias("drawn"), pl.lit(wanted).alias("wanted")))
+    models = rows["model"].unique(maintain_order=True).to_list()
+    rows = rows.sort("arm", "forwards")
     arms = rows["arm"].unique(maintain_order=True).to_list()
     reach = [float(rows["forwards"].min() or 1.0), float(rows["forwards"].max() or 10.0)]
-    errors = [min(float(rows["error"].min() or wanted), wanted) * 0.9, float(rows["error"].max() or 1.0)]
-    lines = (
-        alt.Chart(rows)
-        .mark_line(point={"size": 36, "filled": True}, strokeWidth=2)
-        .encode(
-            x=alt.X("forwards:Q", title="cost of one example, masked forwards (log scale)", scale=alt.Scale(type="log", domain=reach, nice=False, padding=8)),
-            y=alt.Y("error:Q", title="relative error of the attributions (log scale)", scale=alt.Scale(type="log", domain=errors, nice=False)),
-            color=theme.category("arm", arms, "design and estimator", orient="right"),
-            tooltip=[alt.Tooltip("arm:N"), alt.Tooltip("masks:Q"), alt.Tooltip("corners:Q"), alt.Tooltip("forwards:Q", format=".0f"),
-                     alt.Tooltip("error:Q", title="relative error", format=".3f")],
-        )
+    least, most = (float(rows["drawn"].min() or wanted), float(rows["drawn"].max() or 1.0))
+    errors = [least if least <= LEAST_ERROR else min(least, wanted) * 0.9, most]
+    base = alt.Chart(rows)
+    lines = base.mark_line(point={"size": 30, "filled": True}, strokeWidth=2, clip=False).encode(
+        x=alt.X("forwards:Q", title="cost an example, masked forwards (log)", scale=alt.Scale(type="log", domain=reach, nice=False, padding=8)),
+        y=alt.Y("drawn:Q", title="relative error of attributions (log)", scale=alt.Scale(type="log", domain=errors, nice=False)),
+        color=theme.category("arm", arms, "design and estimator", orient="top", columns=3, symbolType="stroke"),
+        tooltip=[alt.Tooltip("arm:N"), alt.Tooltip("masks:Q"), alt.Tooltip("corners:Q"), alt.Tooltip("forwards:Q", format=".0f"),
+                 alt.Tooltip("error:Q", title="relative error", format=".2~g")],
     )  # fmt: skip
-    return (lines + theme.rule_y(wanted, f"error {wanted:g}")).properties(width=430, height=320)
+    rule = base.mark_rule(strokeDash=[4, 3]).encode(y="min(wanted):Q")
+    panels = alt.layer(lines, rule).properties(width=265 if len(models) > 1 else 500, height=220)
+    header = alt.Header(titleOrient="bottom")
+    return panels.facet(alt.Facet("model:N", title=f"dashed: error {wanted:g}", sort=models, header=header), columns=min(2, len(models)))
 
 
 def effort(table: pl.DataFrame, pictures: pl.DataFrame, precision: float | None = None) -> alt.LayerChart:

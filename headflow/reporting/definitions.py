@@ -52,7 +52,8 @@ TERMS = {
     ),
     "mask": Term(
         "mask",
-        "One choice of which heads are cut together. Fit masks are used to estimate attributions; held-out masks, drawn independently, only to judge them.",
+        "One choice of which heads are cut together. Fit masks are used to estimate attributions; held-out masks, drawn independently, only to judge them "
+        "and to test pairs of heads.",
     ),
     "attribution": Term(
         "attribution",
@@ -150,9 +151,9 @@ TERMS = {
     ),
     "cluster": Term(
         "cluster of heads",
-        "Heads whose mean attributions over object names (over answers where objects have no names) rise and fall together (cosine, average "
-        "linkage). Only the strongest heads, which together hold most of the summed size of all attributions, are grouped; the number of clusters "
-        "is the one with the best silhouette.",
+        "Heads whose mean attributions over object names (over answers where objects have no names) are in like proportion, sign included (cosine, "
+        "average linkage): one that raises the target and one that lowers it are never alike. Only the strongest heads, which together hold most of "
+        "the summed size of all attributions, are grouped; the number of clusters is the one with the best silhouette.",
     ),
     "silhouette": Term(
         "silhouette",

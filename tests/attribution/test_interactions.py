@@ -186,6 +186,26 @@ def test_masks_of_single_heads_tell_of_no_pair():
     assert len(found.table()) == 0 and found.metrics()["pairs_scored"] == 0
 
 
+def test_masks_of_the_shapley_kernel_tell_of_no_pair():
+    """Their sizes tie all products together: terms of fourth order would pass for pairs."""
+    shape, random = (6, 8), np.random.default_rng(0)
+    weights, fours = random.normal(size=48), [random.choice(48, 4, replace=False) for _ in range(40)]
+    masks = sample_masks(*shape, 384, design="kernel", seed=0)
+    others = sample_masks(*shape, 128, design="kernel", seed=0, stream="held_out")
+
+    def targets(some):
+        flat = some.reshape(len(some), -1)
+        return (additive(flat, weights) + 0.3 * sum(np.where(flat[:, four], 1.0, -1.0).prod(1) for four in fours))[None]
+
+    ends = targets(np.ones((1, *shape), bool))[:, 0], targets(np.zeros((1, *shape), bool))[:, 0]
+    fitted = fit(masks, targets(masks), estimand="shapley", ends=ends)
+    told = find_interactions(fitted, masks, targets(masks), (others, targets(others)), estimand="shapley")
+    assert told.scored_ == 0 and not len(told.effect_)
+    np.testing.assert_array_equal(told.pairs_r_, told.plain_r_)
+    taken_for_bits = find_interactions(fitted, masks, targets(masks), (others, targets(others)))
+    assert taken_for_bits.found_.any()  # the game has no pair at all
+
+
 def test_too_few_held_out_masks_are_refused():
     with pytest.raises(HeadflowError, match="12 held-out masks"):
         study(lambda flat, _: additive(flat, WEIGHTS), held=12)

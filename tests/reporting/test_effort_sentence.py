@@ -14,9 +14,9 @@ def test_equal_runs_are_told_once():
     said = effort(table(("a", 384, 16, 427.2, 0.02), ("b", 384, 16, 427.2, 0.04)))
     assert said == (
         "Each example took 384 masked runs and gradients at 16 corners, as much as 427 masked runs in all. "
-        "Another draw of masks would change its attributions by about 3.0% (worst example: 4.0%)."
+        "The draw of masks leaves an error of about 3.0% in its attributions (worst example: 4.0%)."
     )
-    assert effort(table(("a", 384, 0, 384.0, 0.02))).startswith("The one example took 384 masked runs. Another draw of masks would change its")
+    assert effort(table(("a", 384, 0, 384.0, 0.02))).startswith("The one example took 384 masked runs. The draw of masks leaves an error of")
 
 
 def test_early_stops_and_examples_that_fell_short_are_told():

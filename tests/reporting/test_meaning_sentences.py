@@ -35,6 +35,16 @@ def test_the_sentence_says_which_way_it_came_out(planted, start):
     assert meaning.look_pairs(*made(**planted)[0]).startswith(start)
 
 
+def test_another_test_that_finds_what_the_pairs_do_not_is_named():
+    tables, unique, _ = made(meaning=1.5)
+    assert "looks count at all cannot be told from these pairs." in meaning.look_pairs(*tables, brief=True, beyond=unique)
+    found = unique.with_columns(unique_p=pl.lit(0.002), unique_chance=pl.lit(0.10), unique=pl.when(pl.col("label") == "looks").then(0.16).otherwise("unique"))
+    said = meaning.look_pairs(*tables, brief=True, beyond=found)
+    assert said.endswith(
+        "from these pairs, but beyond the labels of meaning, those of looks explain 6.0% of the variance more than chance does (p\u00a0=\u00a00.004)."
+    )
+
+
 def test_unique_effects_and_similarities():
     _, unique, alike = made(meaning=1.5)
     said = meaning.unique_effects(unique)
@@ -56,9 +66,10 @@ def test_missing_labels_and_pairs_are_named():
 def test_pairs_of_heads():
     said = interactions.top_pairs(some_pairs())
     assert said.startswith("In two of 30 pairs tested the two heads compensate for each other (largest: L3 H3 and L5 H6, −1.30 logits")
-    assert ", and in six the two heads need each other (largest: L" in said and said.endswith("about 5% of such findings are expected to be false.")
+    assert ", and in six the two heads need each other (largest: L" in said and said.endswith("of such findings at most about 5% are expected to be false.")
     assert "cannot be told" in interactions.top_pairs(some_pairs().with_columns(kind=pl.lit("unclear")))
     assert interactions.top_pairs(some_pairs(0)).startswith("No pair")
+    assert "cannot be told from this run" in interactions.top_pairs(some_pairs(0), estimand="shapley")
 
 
 def test_where_pairs_lie():

@@ -149,7 +149,7 @@ FINE = {"identity": 2e-7, "swap": 4e-7, "prefix": 0.0, "effect": 0.7, "tolerance
 class TestChecks:
     def test_fine(self):
         said = sentences.checks(FINE)
-        assert said.startswith("Three checks") and "4.0e−7 (swap), which rounding explains" in said and "70% of the largest" in said
+        assert said.startswith("Three checks") and "4.0e−7 (swap), which rounding explains" in said and "70% of the largest logit" in said
 
     def test_a_check_beyond_its_tolerance_is_not_explained_away(self):
         said = sentences.checks(FINE | {"identity": 3e-4})
@@ -334,6 +334,13 @@ class TestClusters:
     def test_clear_groups(self):
         said = sentences.cluster_grid(self.table(0, 0, 1, -1))
         assert said.startswith("Three heads fall into 2 clusters") and "stand apart" in said
+
+    def test_groups_that_differ_in_sign(self):
+        summary = pl.DataFrame({"group": ["all"] * 4, "layer": [0] * 4, "head": [0, 1, 2, 3], "mean": [1.0, 0.5, -0.2, 0.1]})
+        said = sentences.cluster_grid(self.table(0, 0, 1, -1), summary)
+        assert "they differ mostly in sign: on average the target is raised by 2 of 2 heads in cluster 0 and 0 of 1 head in cluster 1" in said
+        assert "sign" not in sentences.cluster_grid(self.table(0, 1, 1, -1), summary)
+        assert "sign" not in sentences.cluster_grid(self.table(0, 0, 1, 2), summary)
 
     def test_weak_groups(self):
         assert "hardly apart" in sentences.cluster_grid(self.table(0, 0, 1, silhouette=0.12))

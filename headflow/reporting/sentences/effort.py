@@ -20,10 +20,10 @@ def effort(table: pl.DataFrame, precision: float | None = None) -> str:
     start = f"{'Each' if table.height > 1 else 'The one'} example took {runs}{gradients}" + (f", {cost} in all." if corners or masks.n_unique() > 1 else ".")
     known = table["relative_error"].drop_nulls()
     if known.is_empty():
-        return f"{start} How far another draw of masks would change its attributions is not known."
+        return f"{start} What error the draw of masks leaves in its attributions is not known."
     middle, worst = percent(float(known.median())), percent(float(known.max()))
     worst = f" (worst example: {worst})" if table.height > 1 else ""
-    text = f"{start} Another draw of masks would change its attributions by about {middle}{worst}."
+    text = f"{start} The draw of masks leaves an error of about {middle} in its attributions{worst}."
     if precision is None:
         return text
     above = table.filter(pl.col("relative_error").is_null() | (pl.col("relative_error") > precision)).height

@@ -12,6 +12,9 @@ from headflow.reporting.words import correlation, counted, interval, listed, num
 SUBSTANTIAL = 0.25
 """Mean silhouette below which a grouping is usually read as none (Kaufman and Rousseeuw, 1990)."""
 
+ONE_SIGN = 0.8
+"""Share of a group's heads that raise the target, or lower it, from which on it is called a matter of sign."""
+
 
 def head_grid(head_summary: pl.DataFrame, confidence: float = 0.95, unit: str = "logits") -> str:
     """How many heads can be told from zero, beside how many would be by chance, and the largest."""
@@ -161,8 +164,8 @@ def attention_scatter(heads: pl.DataFrame, confidence: float = 0.95) -> str:
     return f"That attention goes with attribution cannot be told from these heads ({value}); {overlap}."
 
 
-def cluster_grid(head_clusters: pl.DataFrame) -> str:
-    """How many groups, how clear, and what the first one carries."""
+def cluster_grid(head_clusters: pl.DataFrame, head_summary: pl.DataFrame | None = None) -> str:
+    """How many groups, how clear, what the first one carries, and, given the means, whether two groups differ in sign."""
     head_clusters = grouped(head_clusters)
     if head_clusters.is_empty():
         return "No head carried enough to be grouped."
@@ -176,11 +179,23 @@ def cluster_grid(head_clusters: pl.DataFrame) -> str:
         f"into {counted(groups.height, 'cluster')}; the strongest (cluster {first['cluster']}, {counted(first['heads'], 'head')}) carries "
         f"{percent(first['share'])} of the summed size of all attributions"
     )
+    start += "" if head_summary is None else _signs(head_clusters, head_summary)
     if silhouette is None:
         return f"{start}."
     if silhouette < SUBSTANTIAL:
         return f"{start}, but the clusters are hardly apart (mean silhouette {number(silhouette)}): read them as an ordering, not as kinds of heads."
     return f"{start}; the clusters stand apart with a mean silhouette of {number(silhouette)} (1 would be perfect, 0 none)."
+
+
+def _signs(head_clusters: pl.DataFrame, head_summary: pl.DataFrame) -> str:
+    """That two clusters are little more than the heads that raise the target and those that lower it; nothing where they are more."""
+    means = head_clusters.join(head_summary.filter(pl.col("group") == "all").select("layer", "head", "mean"), on=["layer", "head"])
+    groups = means.group_by("cluster").agg(pl.len().alias("heads"), (pl.col("mean") > 0).sum().alias("up")).sort("cluster")
+    shares = groups["up"] / groups["heads"]
+    if groups.height != 2 or max(shares) < ONE_SIGN or min(shares) > 1 - ONE_SIGN:
+        return ""
+    each = [f"{row['up']} of {counted(row['heads'], 'head')} in cluster {row['cluster']}" for row in groups.iter_rows(named=True)]
+    return f"; they differ mostly in sign: on average the target is raised by {listed(each)}"
 
 
 def cluster_profiles(attributions: pl.DataFrame, names: pl.DataFrame, head_clusters: pl.DataFrame, alpha: float = 0.05, things: str = "objects") -> str:

@@ -6,8 +6,13 @@ from headflow.charts.numbers import interval as mean_interval
 from headflow.reporting.words import chance, counted, interval, number, spelled
 
 
-def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits") -> str:
-    """How many pairs were found of each kind, and the clearest."""
+def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits", *, estimand: str = "banzhaf") -> str:
+    """How many pairs were found of each kind, and the clearest; ``estimand`` is that of the masks."""
+    if table.is_empty() and estimand == "shapley":
+        return (
+            "Which pairs of heads compensate for or need each other cannot be told from this run: masks for Shapley values, most of which cut nearly all heads "
+            "or hardly any, say too little of a pair. Runs with the estimand banzhaf test pairs."
+        )
     if table.is_empty():
         return "No pair of heads was left to test: what the sum over heads does not explain follows no pair."
     found = table.filter(pl.col("kind") != "unclear")
@@ -31,7 +36,7 @@ def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits") ->
             f"{interval(top['low'], top['high'], signed=True)})"
         )
     text = ", and ".join(parts)
-    return f"{text[0].upper()}{text[1:]}; about {level:.0%} of such findings are expected to be false."
+    return f"{text[0].upper()}{text[1:]}; of such findings at most about {level:.0%} are expected to be false."
 
 
 def pair_places(table: pl.DataFrame) -> str:

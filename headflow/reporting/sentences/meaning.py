@@ -10,8 +10,11 @@ from headflow.reporting.words import chance, correlation, interval, listed, numb
 ALPHA = 0.05
 
 
-def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame, *, brief: bool = False) -> str:
-    """Which way it came out: do the heads follow meaning, looks, both, or can it not be told? ``brief``: without the two single contrasts."""
+def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame, *, brief: bool = False, beyond: pl.DataFrame | None = None) -> str:
+    """Which way it came out: do the heads follow meaning, looks, both, or can it not be told?
+
+    ``brief``: without the two single contrasts. ``beyond``: a UNIQUE_EFFECTS table, another test, which is named where it finds what the pairs do not.
+    """
     found = verdict(contrasts)
     if found.reason == "labels":
         return "Meaning or looks: it cannot be told, as the examples do not carry labels of both kinds with values that occur twice."
@@ -33,9 +36,23 @@ def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame, *, brief: bool = F
         MORE_LOOKS: "The heads follow both, but how the thing looks more than what it is",
         BOTH: "The heads follow both what the thing is and how it looks; which of the two more cannot be told",
     }.get(found.outcome, "Whether the heads follow what the thing is or how it looks cannot be told")
-    caution = "; that looks count at all cannot be told from these pairs" if found.outcome == MEANING else ""
-    caution = "; that meaning counts at all cannot be told from these pairs" if found.outcome == LOOKS else caution
+    caution = ""
+    if found.outcome in (MEANING, LOOKS):
+        other = "looks" if found.outcome == MEANING else "meaning"
+        caution = f"; that {other} {'count' if other == 'looks' else 'counts'} at all cannot be told from these pairs{_found_beyond(beyond, other)}"
     return f"{start}: {evidence}{caution}." if brief else f"{start}: {evidence}, {gains}{caution}."
+
+
+def _found_beyond(table: pl.DataFrame | None, kind: str) -> str:
+    """What the labels of ``kind`` explain beyond the others, if that is more than chance."""
+    if table is None:
+        return ""
+    kinds = [row for row in table.iter_rows(named=True) if row["label"] == row["kind"] and row["unique"] is not None and row["given"] is not None]
+    for row, p in zip(kinds, holm([row["unique_p"] for row in kinds]) if kinds else [], strict=True):
+        if row["kind"] == kind and p < ALPHA:
+            gain = percent(row["unique"] - row["unique_chance"])
+            return f", but beyond the labels of {row['given']}, those of {kind} explain {gain} of the variance more than chance does ({chance(p)})"
+    return ""
 
 
 def unique_effects(table: pl.DataFrame) -> str:

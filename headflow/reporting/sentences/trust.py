@@ -125,7 +125,9 @@ def checks(found: Mapping[str, Any], prefix_mode: str | None = None) -> str:
         )
     if effect is not None:
         said.append(
-            f"cutting every head moves the logits by {percent(effect)} of the largest" if effect else "cutting every head moves nothing, so nothing was cut"
+            f"cutting every head moves the logits by {percent(effect)} of the largest logit"
+            if effect
+            else "cutting every head moves nothing, so nothing was cut"
         )
     if not said:
         return "The run kept no record of its checks."
