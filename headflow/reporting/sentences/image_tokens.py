@@ -60,8 +60,8 @@ def shares(means: pl.DataFrame) -> str:
     others = [f"{percent(rows['attribution', part]['mean'])} in {_PLACES[part]} ({_against(rows['attribution', part])})" for part in list(PARTS)[1:]]
     count = own["pictures"]
     return (
-        f"{start}: {amount}{signed}, {chance(own['p_holm'])} over {counted(count, 'picture')}{beside}. Of the rest, {' and '.join(others)}; a token at an object's edge counts "
-        "by the part of it that the object covers."
+        f"{start}: {amount}{signed}, {chance(own['p_holm'])} over {counted(count, 'picture')}{beside}. Of the rest, "
+        f"{' and '.join(others)}; a token at an object's edge counts by the part of it that the object covers."
     )
 
 
