@@ -61,7 +61,7 @@ class Sampling:
         return torch.cat(drawn)
 
     def _invert(self, logits: Tensor, luck: Tensor) -> Tensor:
-        likely, tokens = torch.softmax(logits.double() / self.temperature, -1).sort(-1, descending=True, stable=True)
+        likely, tokens = torch.sort(torch.softmax(logits.double() / self.temperature, -1), dim=-1, descending=True, stable=True)
         reached = likely.cumsum(-1)
         # The token that reaches top_p is still in.
         last = torch.searchsorted(reached, torch.full_like(luck[:, None], self.top_p)).clamp_max(logits.shape[-1] - 1)
@@ -103,6 +103,7 @@ def decode(
         return []
     forwards = [(example, forward) for example, cut in enumerate(gates) for forward in range(cut.forwards)]
     ends = end_tokens(captures[0].lvlm)
+    gates = [cut.settled(capture) for capture, cut in zip(captures, gates, strict=True)]  # here, as stock runs and masked ones must not meet in threads
 
     def work(start: int, stop: int) -> Int[Tensor, "sequences steps"]:
         with torch.no_grad():

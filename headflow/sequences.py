@@ -5,7 +5,7 @@ sequence, under the gates of generated tokens. The prefix is shared as in every 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -67,15 +67,16 @@ class GateSet:
     def _reads_baseline(self) -> bool:
         return any(gate.reads == "baseline" for gate in (*self.prompt, *self.generated))
 
-    def bank(self, capture: Capture) -> Bank:
-        """The example's shared keys and values, with the twins that the gates read."""
-        baseline = self.baseline or (blank_baseline(capture) if self._reads_baseline else closed_baseline())
-        return make_bank(capture, baseline)
+    def settled(self, capture: Capture) -> "GateSet":
+        """The same with its baseline made, which takes a stock run where it is the grey picture."""
+        if self.baseline is not None:
+            return self
+        return replace(self, baseline=blank_baseline(capture) if self._reads_baseline else closed_baseline())
 
     def some(self, forwards: Sequence[int], device: torch.device) -> "GateSet":
         """The gates of some forwards, on ``device``."""
         prompt, generated = ([_some(gate.to(device, torch.float32), forwards) for gate in gates] for gates in (self.prompt, self.generated))
-        return GateSet(prompt, generated, self.baseline)
+        return replace(self, prompt=prompt, generated=generated)
 
 
 def _some(gate: Gate, forwards: Sequence[int]) -> Gate:
@@ -194,7 +195,7 @@ class Sequences:
         caches, counts, logits, positions = [], [], [], []
         for capture, whole, wanted in zip(captures, gates, forwards, strict=True):
             some = whole.some(wanted, self._lvlm.device)
-            member = _Member(capture, whole.bank(capture), some, len(wanted), capture.computed)
+            member = _Member(capture, make_bank(capture, some.settled(capture).baseline), some, len(wanted), capture.computed)
             for part in _slices(some, len(wanted), automatic_batch(capture)):
                 caches.append(GrowingCache(capture.prefix, self._lvlm.image_layers or ()))
                 counts.append(len(part))

@@ -230,16 +230,16 @@ def logits(lvlm, picture, question: str, gates: Sequence[Gate] = (), *, baseline
 
 
 def answer_logits(
-    lvlm, picture, question: str, answer: Sequence[int], gates: Sequence[Gate] = (), *, baseline: tuple[list[Tensor], list[Tensor]] | None = None,
-    batch: int = 1,
+    lvlm, picture, question: str, answer: Sequence[int] | Tensor, gates: Sequence[Gate] = (), *,
+    baseline: tuple[list[Tensor], list[Tensor]] | None = None, batch: int = 1,
 ) -> Tensor:  # fmt: skip
     """Logits [batch, answer, vocabulary] that predict each token of ``answer`` from those before it; its last token is not fed.
 
-    They can be differentiated in the factors of the gates that ask for it.
+    ``answer`` may be one of each forward, [batch, answer]. The logits can be differentiated in the factors of the gates that ask for it.
     """
     inputs = lvlm.inputs([picture] * batch, question)
-    prompt = inputs["input_ids"].shape[1]
-    inputs = {name: _prolonged(name, x, prompt, answer[:-1]) for name, x in inputs.items()}
+    prompt, answer = inputs["input_ids"].shape[1], torch.as_tensor(answer)
+    inputs = {name: _prolonged(name, x, prompt, answer[..., :-1]) for name, x in inputs.items()}
     length, image, reading = inputs["input_ids"].shape[1], _image(lvlm, inputs), _reading(lvlm)
     keys, first = length, image.stop
     if _crosses(lvlm):
@@ -255,16 +255,17 @@ def answer_logits(
         torch.set_grad_enabled(differentiate),
         _plain(lvlm.decoder, _State(mixtures, *(baseline or (None, None)), image=image, reading=reading, prompt=prompt)),
     ):
-        return lvlm.model(**inputs, use_cache=False).logits[:, -len(answer) :]
+        return lvlm.model(**inputs, use_cache=False).logits[:, -answer.shape[-1] :]
 
 
-def _prolonged(name: str, x: Tensor, prompt: int, fed: Sequence[int]) -> Tensor:
+def _prolonged(name: str, x: Tensor, prompt: int, fed: Tensor) -> Tensor:
     """Inputs that go token by token, with further tokens; all but their ids are as the last prompt token's."""
-    if x.ndim < 2 or x.shape[1] != prompt or not fed:
+    more = fed.shape[-1]
+    if x.ndim < 2 or x.shape[1] != prompt or not more:
         return x
     if name == "input_ids":
-        return torch.cat([x, torch.tensor(fed).expand(len(x), -1)], 1)
-    return torch.cat([x, *[x[:, -1:]] * len(fed)], 1)
+        return torch.cat([x, fed.expand(len(x), -1)], 1)
+    return torch.cat([x, *[x[:, -1:]] * more], 1)
 
 
 def relative(value: Tensor, reference: Tensor) -> float:

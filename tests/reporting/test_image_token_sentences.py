@@ -55,15 +55,15 @@ def test_sparser_than_attention_or_not():
 
 def test_background_tokens():
     of = examples((6, 0.001, 0.001, -2, 0), errors=0.3)
-    table, tested = tables.background_table(of, 0.95), tables.background_tested(of)
-    text = say.background_tokens(table, tested)
+    table, tokens = tables.background_table(of, 0.95), tables.tokens_table(of, 0.95)
+    text = say.background_tokens(table, tokens)
     assert text.startswith("Some tokens of the background matter: 8 tokens of 24") and "8 of them after correction (0 raise the answer, 8 lower it)" in text
-    assert "−2.00 logits" in text
-    none = say.background_tokens(table.clear(), tested)
-    assert none == "No single token of the background can be told to matter: none of 24 outside all objects has an interval without zero."
-    chance = say.background_tokens(table.head(1).with_columns(q=pl.lit(0.4)), tested)
+    assert "−2.00 logits" in text and text.endswith("Tokens that touch no object hold 25% of the attribution.")
+    none = say.background_tokens(table.clear(), tokens)
+    assert none.startswith("No single token of the background can be told to matter: none of 24 outside all objects has an interval without zero.")
+    chance = say.background_tokens(table.head(1).with_columns(q=pl.lit(0.4)), tokens)
     assert chance.startswith("No single token") and "none is left after correction" in chance
-    assert "cannot be told" in say.background_tokens(table.clear(), 0)
+    assert "cannot be told" in say.background_tokens(table.clear(), tokens.with_columns(in_object=pl.lit(None, pl.Float64)))
 
 
 @pytest.mark.parametrize(("r", "redundant"), [(0.6, True), (0.95, False)])

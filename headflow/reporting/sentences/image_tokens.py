@@ -59,7 +59,10 @@ def shares(means: pl.DataFrame) -> str:
     beside += f", so that attention says {'less' if more == 'more than' else 'more'} of the object than attribution does" if apart else ""
     others = [f"{percent(rows['attribution', part]['mean'])} in {_PLACES[part]} ({_against(rows['attribution', part])})" for part in list(PARTS)[1:]]
     count = own["pictures"]
-    return f"{start}: {amount}{signed}, {chance(own['p_holm'])} over {counted(count, 'picture')}{beside}. Of the rest, {' and '.join(others)}."
+    return (
+        f"{start}: {amount}{signed}, {chance(own['p_holm'])} over {counted(count, 'picture')}{beside}. Of the rest, "
+        f"{' and '.join(others)}; a token at an object's edge counts by the part of it that the object covers."
+    )
 
 
 def _against(row: dict) -> str:
@@ -102,27 +105,31 @@ def held_curves(sparsity: pl.DataFrame, pictures: dict[str, int], confidence: fl
     return f"{text}; whether that is sparser than attention ({there}) cannot be told (difference {_ends(gap, percent)})."
 
 
-def background_tokens(background: pl.DataFrame, tested: int, unit: str = "logits") -> str:
+def background_tokens(background: pl.DataFrame, tokens: pl.DataFrame, unit: str = "logits") -> str:
     """Are there tokens outside all objects that matter? Corrected for all that were looked at.
 
     Args:
         background: the image background table.
-        tested: tokens outside all objects, of all examples.
+        tokens: the image tokens table.
     """
+    outside = tokens.filter((pl.col("in_object") < 1e-6) & (pl.col("in_others") < 1e-6))
+    tested = outside.height
     if not tested:
         return "Whether tokens of the background matter cannot be told: the objects of these pictures, or the places of image tokens, are not known."
+    whole = tokens.filter(pl.col("id").is_in(outside["id"].unique().to_list()))["attribution"].abs().sum()
+    held = f" Tokens that touch no object hold {percent(outside['attribution'].abs().sum() / whole)} of the attribution." if whole else ""
     if background.is_empty():
-        return f"No single token of the background can be told to matter: none of {tested:,} outside all objects has an interval without zero."
+        return f"No single token of the background can be told to matter: none of {tested:,} outside all objects has an interval without zero.{held}"
     clear = background.filter(pl.col("q") < ALPHA)
     expected = f"{counted(background.height, 'token')} of {tested:,} outside all objects {'has' if background.height == 1 else 'have'} an interval without zero"
     if clear.is_empty():
-        return f"No single token of the background can be told to matter: {expected}, which so many would show by chance; none is left after correction."
+        return f"No single token of the background can be told to matter: {expected}, which so many would show by chance; none is left after correction.{held}"
     first = clear.row(0, named=True)
     helping = clear.filter(pl.col("attribution") > 0).height
     return (
         f"Some tokens of the background matter: {expected}, and {clear.height:,} of them after correction ({helping:,} raise the answer, "
         f"{clear.height - helping:,} lower it); the strongest is worth {number(first['attribution'], signed=True)} {unit} "
-        f"({interval(first['low'], first['high'], signed=True)})."
+        f"({interval(first['low'], first['high'], signed=True)}).{held}"
     )
 
 
