@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from headflow.analysis import baselines as analysis
 from headflow.analysis.answers import said
 from headflow.attribution.adaptive import FIRST
 from headflow.attribution.budget import relative_error
-from headflow.attribution.masks import sample_corners, sample_masks
+from headflow.attribution.masks import Design, sample_corners, sample_masks
 from headflow.attribution.regression import Attribution, fit
 from headflow.execution.fingerprint import digest, unit_key
 from headflow.execution.runs import run_example, run_gradients
@@ -75,7 +76,7 @@ class Measured:
 def main(params: Params, key: str) -> None:
     """Write attributions, fits, means, agreement, differences and gaps of model ``key``, and metrics."""
     settings, subjects = params.baselines, Subjects(params, key)
-    masks = draw_masks(settings, subjects.prepared.layers, subjects.prepared.heads, params.masks.estimand)
+    masks = draw_masks(settings, subjects.prepared.layers, subjects.prepared.heads, params.masks.estimand, params.masks.ablation_probability)
     chosen = sample(subjects.ids, settings)
     rows = [row for row in subjects.rows.iter_rows(named=True) if row["id"] in chosen]
     found: dict[str, dict[str, Measured]] = {kind: {} for kind in settings.kinds}
@@ -118,13 +119,15 @@ def main(params: Params, key: str) -> None:
     write_json(paths.metrics("compare_baselines", key), metrics(settings, len(rows), found, table, summary, agreement, differences, masks))
 
 
-def draw_masks(settings: BaselinesParams, layers: int, heads: int, estimand: str) -> Masks:
-    """Masks as the main run draws them, only fewer: with its seed, those of its own baseline have been run."""
-    shape, shapley = (1, layers, heads), estimand == "shapley"
-    judges = "kernel" if shapley else "bernoulli"
-    held_out = sample_masks(layers, heads, settings.held_out, design=judges, seed=settings.seed, stream="held_out")
-    fit_masks = sample_masks(layers, heads, settings.masks, design="kernel" if shapley else "foldover_hadamard", seed=settings.seed)
-    corners = sample_corners(layers, heads, settings.corners, estimand=estimand, seed=settings.seed)
+def draw_masks(settings: BaselinesParams, layers: int, heads: int, estimand: str, ablation_probability: float = 0.5) -> Masks:
+    """Masks as the main run draws them by default, only fewer: with its seed, those of its own baseline have been run."""
+    shape = (1, layers, heads)
+    design: Design = "kernel" if estimand == "shapley" else "foldover_hadamard" if ablation_probability == 0.5 else "bernoulli"
+    judges: Design = "kernel" if estimand == "shapley" else "bernoulli"
+    drawn: dict[str, Any] = {"ablation_probability": ablation_probability, "seed": settings.seed}
+    held_out = sample_masks(layers, heads, settings.held_out, design=judges, stream="held_out", **drawn)
+    fit_masks = sample_masks(layers, heads, settings.masks, design=design, **drawn)
+    corners = sample_corners(layers, heads, settings.corners, estimand=estimand, **drawn)
     first = 2 + len(held_out)
     starts = (INTACT, ABLATED, 2, first, *((first + FIRST,) if len(fit_masks) > FIRST else ()))
     run = np.concatenate([np.ones(shape, bool), np.zeros(shape, bool), held_out, fit_masks])

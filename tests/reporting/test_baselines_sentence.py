@@ -28,6 +28,13 @@ def test_it_says_whether_they_agree(noise: float, odd: float, start: str) -> Non
     assert say(made(60, noise=noise, odd=odd)).startswith(start)
 
 
+def test_a_ceiling_below_what_was_found_is_no_ceiling() -> None:
+    under = made(20, noise=0.3)
+    table, rest = agreement(under), (differences(under), summarise(under), NO_GAPS)
+    assert "noise of the estimates alone would leave 0.98" in baselines(table.with_columns(ceiling=pl.lit(0.98)), *rest)
+    assert "too noisy to say" in baselines(table.with_columns(ceiling=pl.lit(0.1)), *rest)
+
+
 def test_what_cannot_be_told_is_said() -> None:
     assert say(made(4, noise=0.6, seed=3)).startswith("Whether the baselines agree on which heads matter cannot be told: ")
     between = say(made(20, noise=0.32))

@@ -60,7 +60,9 @@ def test_missing_labels_and_pairs_are_named():
     (groups, contrasts), *_ = made(meaning=1.5)
     assert "labels of both kinds" in meaning.look_pairs(groups.clear(), contrasts.clear())
     unknown = contrasts.with_columns(low=pl.lit(None, pl.Float64), high=pl.lit(None, pl.Float64))
-    assert "missing or too few" in meaning.look_pairs(groups, unknown)
+    assert "missing or too few; more" in meaning.look_pairs(groups, unknown)
+    lacking = groups.with_columns(pairs=pl.when(pl.col("same_meaning") & pl.col("same_look")).then(1).otherwise("pairs"))
+    assert "too few (the same object in the same look); more" in meaning.look_pairs(lacking, unknown)
 
 
 def test_pairs_of_heads():
@@ -68,7 +70,7 @@ def test_pairs_of_heads():
     assert said.startswith("In two of 30 pairs tested the two heads compensate for each other (largest: L3 H3 and L5 H6, −1.30 logits")
     assert ", and in six the two heads need each other (largest: L" in said and said.endswith("of such findings at most about 5% are expected to be false.")
     assert "cannot be told" in interactions.top_pairs(some_pairs().with_columns(kind=pl.lit("unclear")))
-    assert interactions.top_pairs(some_pairs(0)).startswith("No pair")
+    assert interactions.top_pairs(some_pairs(0)).startswith("No pair of heads stood out") and "cannot be told" in interactions.top_pairs(some_pairs(0))
     assert "cannot be told from this run" in interactions.top_pairs(some_pairs(0), estimand="shapley")
 
 

@@ -191,3 +191,15 @@ def test_params_that_cannot_be_are_named() -> None:
     for group, message in (({"kinds": ["mean", "mean"]}, "a baseline is listed twice"), ({"masks": 15}, "masks = 15, corners = 4: both come in pairs")):
         with pytest.raises(ValueError, match=message):
             params(baselines=group)
+
+
+def test_masks_are_of_the_kind_that_the_run_attributes_by():
+    """Another ablation probability, or Shapley values, is another question: baselines are compared on that one."""
+    settings = params(baselines={"masks": 400, "corners": 400, "held_out": 400}).baselines
+    for share in (0.5, 0.2):
+        masks = compare_baselines.draw_masks(settings, LAYERS, HEADS, "banzhaf", share)
+        for some in (masks.run[masks.fit], masks.run[masks.held_out], masks.corners):
+            assert (~some).mean() == pytest.approx(share, abs=0.01)
+    kernel = compare_baselines.draw_masks(settings, LAYERS, HEADS, "shapley")
+    for some in (kernel.run[kernel.fit], kernel.run[kernel.held_out], kernel.corners):
+        assert np.std(some.mean((1, 2))) > 0.2  # sizes differ far more than those of independent draws, 0.07

@@ -59,7 +59,11 @@ def _grade(r: float) -> int:
 
 def _ceiling(row: dict) -> str:
     """What noise alone would leave of the correlation, where that is worth a word."""
-    return "" if row["ceiling"] is None or row["ceiling"] > 0.995 else f"; the noise of the estimates alone would leave {correlation(row['ceiling'])}"
+    if row["ceiling"] is None or row["ceiling"] > 0.995:
+        return ""
+    if row["ceiling"] < row["r"]:  # the baselines share their masks and so a part of their noise, and errors of few masks are on the wide side
+        return "; the estimates are too noisy to say how much of what is missing is their noise"
+    return f"; the noise of the estimates alone would leave {correlation(row['ceiling'])}"
 
 
 def _own(agreement: pl.DataFrame, own: str | None) -> str:

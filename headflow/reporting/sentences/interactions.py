@@ -14,7 +14,10 @@ def top_pairs(table: pl.DataFrame, level: float = 0.05, unit: str = "logits", *,
             "or hardly any, say too little of a pair. Runs with the estimand banzhaf test pairs."
         )
     if table.is_empty():
-        return "No pair of heads was left to test: what the sum over heads does not explain follows no pair."
+        return (
+            "No pair of heads stood out enough on the fit masks to be put to the test, so whether any two compensate for or need each other cannot be told: "
+            "there may be none, or too few masks to see one."
+        )
     found = table.filter(pl.col("kind") != "unclear")
     tested = counted(table.height, "pair")
     if found.is_empty():

@@ -19,8 +19,9 @@ def look_pairs(groups: pl.DataFrame, contrasts: pl.DataFrame, *, brief: bool = F
     if found.reason == "labels":
         return "Meaning or looks: it cannot be told, as the examples do not carry labels of both kinds with values that occur twice."
     if found.reason == "pairs":
-        empty = groups.filter(pl.col("look") == "looks", pl.col("pairs") < 2)
-        few = f" (same object: {listed(['yes' if some else 'no' for some in empty['same_meaning']])})" if len(empty) else ""
+        empty = groups.filter(pl.col("look") == "looks", pl.col("pairs") < 2).select("same_meaning", "same_look")
+        kinds = [f"{'the same object' if same else 'another object'} in {'the same' if look else 'another'} look" for same, look in empty.iter_rows()]
+        few = f" ({listed(kinds)})" if kinds else ""
         return f"Meaning or looks: it cannot be told, as some kinds of pairs are missing or too few{few}; more pictures of the same objects would help."
     means = {(row["same_meaning"], row["same_look"]): row["similarity"] for row in groups.filter(pl.col("look") == "looks").iter_rows(named=True)}
     meaning, looks, direct = (found.contrasts[name] for name in ("meaning", "looks", "meaning - looks"))
