@@ -906,7 +906,10 @@ CLUSTER_MAPS = Table(
         "cluster": Column(_INT, "cluster, as in the head clusters"),
         "rank": Column(_INT, "1 = most typical, as in the cluster examples"),
         "id": _ID,
-        **{name: Column(column.dtype, f"mean over the cluster's heads: {column.meaning}") if name.startswith("att") else column for name, column in _MAPS.items()},
+        **{
+            name: Column(column.dtype, f"mean over the cluster's heads: {column.meaning}") if name.startswith("att") else column
+            for name, column in _MAPS.items()
+        },
     },
 )
 

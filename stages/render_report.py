@@ -1,7 +1,8 @@
-"""Run the report notebook for one model and set it as two HTML pages, an executed notebook and PNG figures."""
+"""Run the report notebook for one model and set it as three HTML pages, an executed notebook and PNG figures."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from headflow.files import write_atomically
 from headflow.params import Params
@@ -11,7 +12,7 @@ from stages.door import enter
 TEMPLATES = Path(__file__).resolve().parents[1] / "reports" / "templates"
 RECORDING = (
     "prepare_model", "extract_features", "run_ablations", "fit_attributions", "evaluate_faithfulness", "score_planted", "compare_baselines",
-    "cluster_heads", "find_interactions",
+    "cluster_heads", "find_interactions", "trace_text", "trace_flow", "trace_image", "keep_image_tokens", "read_heads",
 )  # fmt: skip
 BASELINES = ("heads", "summary", "agreement", "differences", "gaps")
 CLUSTERS = (
@@ -20,7 +21,7 @@ CLUSTERS = (
 )  # fmt: skip
 
 
-def inputs(key: str) -> dict[str, str | dict[str, str]]:
+def inputs(key: str) -> dict[str, Any]:
     """Where the report's inputs lie, by the names that the notebook knows them by."""
     features, attributions, clusters = paths.features_dir(key), paths.attributions_dir(key), paths.clusters_dir(key)
     places = {"examples": paths.EXAMPLES, "masks": paths.masks(key), "model": paths.model_dir(key) / "model.json"}
@@ -32,23 +33,32 @@ def inputs(key: str) -> dict[str, str | dict[str, str]]:
     places |= {name: paths.interactions_dir(key) / f"{name}.parquet" for name in ("interactions", "interaction_fits")}
     places |= {f"baseline_{name}": paths.baselines_dir(key) / f"{name}.parquet" for name in BASELINES}
     places |= {"found_planted": paths.FOUND_PLANTED, "own_planted": paths.planted_scores(key)}
+    traced = {name: paths.text_tokens_dir(key) / f"{name}.parquet" for name in ("text_tokens", "text_fits", "text_roles", "text_slots", "text_contrasts")}
+    traced |= {name: paths.flow_dir(key) / f"{name}.parquet" for name in ("flow_bands", "flow_depths", "flow_contrasts")}
+    traced |= {"image_tokens": paths.image_tokens_dir(key) / "image_tokens.parquet"}
+    traced |= {f"image_{name}": paths.image_tokens_dir(key) / f"{name}.parquet" for name in ("fits", "share_means", "sparsity", "curves", "background")}
+    traced |= {f"kept_{name}": paths.keeping_dir(key) / f"{name}.parquet" for name in ("bands", "summary", "differences")}
+    traced |= {name: paths.heads_dir(key) / f"{name}.parquet" for name in ("head_maps", "cluster_maps", "head_words", "head_writing")}
     metrics = {stage: paths.metrics(stage, key).as_posix() for stage in RECORDING}
-    return {name: place.as_posix() for name, place in places.items()} | {"metrics": metrics}
+    as_text = {name: place.as_posix() for name, place in places.items()}
+    return as_text | {"metrics": metrics, "traced": {name: place.as_posix() for name, place in traced.items()}}
 
 
 def main(params: Params, key: str) -> None:
-    """Write index.html, trust.html, report.ipynb and figures/ below the model's report folder."""
-    from headflow.reporting import blocks, page, run  # here, so that a mistake in the params is told before seconds of imports
+    """Write index.html, trust.html, tokens.html, report.ipynb and figures/ below the model's report folder."""
+    from headflow.reporting import blocks, page, run, traced  # here, so that a mistake in the params is told before seconds of imports
 
     settings = params.model_dump(mode="json", exclude={"ablation"})  # where and how fast the runs were done changes no number
     settings["models"] = {key: settings["models"][key]}  # other models' settings are no part of this page
-    run.load(key, inputs(key), settings)  # a missing or damaged input is told here in one line, not as a notebook's traceback
+    places = inputs(key)
+    traced.load(run.load(key, places, settings), places["traced"])  # a missing or damaged input is told here in one line, not as a notebook's traceback
     folder = paths.report_dir(key)
-    executed = page.execute(TEMPLATES / "report.ipynb", folder / "report.ipynb", {"key": key, "inputs": inputs(key), "params": settings})
+    executed = page.execute(TEMPLATES / "report.ipynb", folder / "report.ipynb", {"key": key, "inputs": places, "params": settings})
     shutil.rmtree(folder / "figures", ignore_errors=True)  # a figure that is drawn no more must not linger
     for name, png in page.figures(executed).items():
         write_atomically(folder / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
-    for name, title in ((None, params.report.title), (blocks.TRUST, f"{blocks.TRUST_TITLE} · {key}")):
+    titles = {None: params.report.title, blocks.TRUST: f"{blocks.TRUST_TITLE} · {key}", blocks.TOKENS: f"{blocks.TOKENS_TITLE} · {key}"}
+    for name, title in titles.items():
         page.render(page.part(executed, name), TEMPLATES / "report.html.j2", folder / f"{name or 'index'}.html", title=title)
 
 

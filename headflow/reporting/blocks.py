@@ -42,6 +42,9 @@ LARGE = 400
 TRUST = "trust"
 """Name of the page that says how far to trust the report, and tag of its cells."""
 TRUST_TITLE = "How far to trust this"
+TOKENS = "tokens"
+"""Name of the page that traces the picture through tokens and single heads, and tag of its cells."""
+TOKENS_TITLE = "Where the information goes"
 
 
 def header(run: Run) -> Markup:
@@ -133,6 +136,23 @@ def trust_header(run: Run) -> Markup:
         )
         + tag("p", "What was found is told in the ", tag("a", "report", href="index.html"), ". Terms are ", tag("a", "defined at the end", href="#definitions"),
               ".", class_="quiet")
+    )  # fmt: skip
+
+
+def tokens_header(run: Run) -> Markup:
+    """Head of the page that traces the picture through tokens and single heads."""
+    return (
+        tag("p", f"headflow report · {run.key}", class_="kicker")
+        + tag("h1", TOKENS_TITLE)
+        + tag(
+            "p",
+            "The heads that carry the picture take it from some of its parts and bring it to some of the words. Which words receive it, by "
+            "which way and in what order, "
+            "which parts of the picture give it, and what does each head read and write?",
+            class_="standfirst",
+        )
+        + tag("p", "Which heads they are is told in the ", tag("a", "report", href="index.html"), "; how far the method can be trusted, on a ",
+              tag("a", "page of its own", href=f"{TRUST}.html"), ". Terms are ", tag("a", "defined at the end", href="#definitions"), ".", class_="quiet")
     )  # fmt: skip
 
 
@@ -282,6 +302,11 @@ def metrics(run: Run) -> Markup:
         "compare_baselines": "Baselines",
         "cluster_heads": "Clusters and separation",
         "find_interactions": "Pairs of heads",
+        "trace_text": "Tokens of the text",
+        "trace_flow": "Ways and their depths",
+        "trace_image": "Tokens of the picture",
+        "keep_image_tokens": "Few image tokens",
+        "read_heads": "Single heads",
     }
     parts = []
     for stage, content in run.metrics.items():

@@ -176,6 +176,32 @@ TERMS = {
         "Labels of an example's main object that say what it is (meaning), and labels that say how it is drawn (looks). A category is a "
         "union of names, so what divides by name divides by category too.",
     ),
+    "image_tokens": Term(
+        "image token",
+        "One of the positions at which the model reads the picture; it shows one part of it, of which later layers of the vision tower may "
+        "know more. Its attribution is what the "
+        "target gains when the text reads its real keys and values in place of the baseline's, averaged over states of the other image "
+        "tokens. Where there are too many to be cut one by "
+        "one, patches of neighbours are cut, smaller where more comes from, and a patch's attribution is spread evenly over its tokens.",
+    ),
+    "flow": Term(
+        "way of the picture",
+        "A set of edges of attention, from one group of tokens to another: from the picture to the question, from the picture to the role and"
+        " final tokens, from the question to these. "
+        "Its effect is the fall of the target when it is closed, in all layers or in some.",
+    ),
+    "knockout": Term(
+        "closing a way",
+        "Edges that are closed are read as if they were not there (or, from the picture, read the baseline). A model may then fall back on "
+        "other ways, so what is lost is what it cannot do without "
+        "the way, not all that it does by it.",
+    ),
+    "direct": Term(
+        "direct contribution",
+        "What a head adds to the logits by itself: the picture's part of its output, through the output projection, the last norm with its "
+        "scale held fixed, and the unembedding (direct logit attribution: "
+        "Elhage et al. 2021; logit lens: nostalgebraist 2020). The rest of its attribution goes through later layers that read what it wrote.",
+    ),
 }
 
 

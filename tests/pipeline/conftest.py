@@ -17,6 +17,11 @@ SMALL = {
     "faithfulness": {"points": 6, "path_points": 2},
     "baselines": {"examples": 3, "masks": 16, "corners": 2, "held_out": 20},
     "clusters": {"permutations": 49},
+    "text_tokens": {"count": 16, "corners": 2, "held_out": 20},
+    "flow": {"draws": 99},
+    "image_tokens": {"count": 16, "corners": 8, "held_out": 20, "top": False},
+    "keeping": {"percents": [10.0, 100.0], "draws": 50},
+    "reading": {"heads": 2, "examples": 2, "typical": 1, "token_corners": 4, "head_corners": 2, "draws": 50},
     "report": {"scenes": 4},
 }
 COPIED = ("headflow", "stages", "data/pictures", "reports/templates", "params.yaml", "dvc.yaml", "pyproject.toml", ".dvc/config", ".dvcignore", ".gitignore")

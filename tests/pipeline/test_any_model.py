@@ -15,19 +15,24 @@ from stages import (
     extract_features,
     find_interactions,
     fit_attributions,
+    keep_image_tokens,
     prepare_examples,
     prepare_model,
+    read_heads,
     render_report,
     run_ablations,
     sample_masks,
     score_planted,
+    trace_flow,
+    trace_image,
+    trace_text,
 )
 from tests.families import FAMILIES
 from tests.pipeline.photographs import CROPS, photographs
 
 MODEL_STAGES = (
     prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, evaluate_faithfulness, score_planted, cluster_heads, find_interactions,
-    compare_baselines, render_report,
+    compare_baselines, trace_text, trace_flow, trace_image, keep_image_tokens, read_heads, render_report,
 )  # fmt: skip
 COUNT, REFERENCES = 5, 4
 
@@ -49,6 +54,11 @@ def params(target: str, **models: str) -> Params:
             "masks": {"count": 32, "held_out": 20, "corners": 4},
             "faithfulness": {"points": 4, "path_points": 2},
             "clusters": {"permutations": 19},
+            "text_tokens": {"count": 16, "corners": 2, "held_out": 20},
+            "flow": {"draws": 99},
+            "image_tokens": {"count": 16, "corners": 8, "held_out": 20, "top": False, "alone": 40},
+            "keeping": {"percents": [20.0, 100.0], "draws": 50, "examples": 2},
+            "reading": {"heads": 2, "examples": 1, "typical": 0, "token_corners": 2, "head_corners": 2, "draws": 50},
             "baselines": {"examples": 2, "masks": 8, "corners": 2, "held_out": 20},
             "report": {"scenes": 3},
         }

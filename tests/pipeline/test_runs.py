@@ -20,7 +20,7 @@ from tests.pipeline.conftest import Project
 
 MODEL_STAGES = (
     "prepare_model", "extract_features", "sample_masks", "run_ablations", "fit_attributions", "evaluate_faithfulness", "compare_baselines", "score_planted",
-    "cluster_heads", "find_interactions", "render_report",
+    "cluster_heads", "find_interactions", "trace_text", "trace_flow", "trace_image", "keep_image_tokens", "read_heads", "render_report",
 )  # fmt: skip
 ALONE = {"prepare_examples", "find_planted", "compare_models"}
 
