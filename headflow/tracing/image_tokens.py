@@ -207,6 +207,7 @@ def better(
     """
     mean = differences.mean(0, dtype=float)
     start = (mean * _scaling(mean, ends))[None]
+    start = start + (ends[0] - ends[1] - start.sum()) / start.size  # nothing where the scaling has done it
     held_out, actual = judged
     # Masks come in complementary pairs, so that a token is intact in half of them.
     intercept = fitted.intercept_ + (fitted.attribution_.sum() - start.sum()) / 2

@@ -168,3 +168,10 @@ def test_a_regression_that_does_harm_is_left(picture):
     for traced in found:
         assert traced.attribution.sum() == pytest.approx(traced.intact - traced.ablated, rel=1e-6)
         assert traced.fitted.held_out_r_ > 0.5 and (traced.error > 0).all()
+
+
+def test_they_add_up_where_differences_point_the_other_way():
+    """Differences of the wrong sign are no guide to scale; the whole effect is divided all the same."""
+    weights = np.linspace(0.1, 1, 12)
+    traced = trace(runs_of(lambda masks: np.tanh(masks @ weights), 12, lambda found: -found), LINE, Effort(count=32, corners=16))
+    assert traced.attribution.sum() == pytest.approx(float(np.tanh(weights.sum())))
