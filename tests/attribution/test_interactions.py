@@ -152,6 +152,18 @@ def test_intervals_cover_whatever_the_choice(with_pairs):
     assert 0.90 <= np.mean(covered) <= 0.99
 
 
+def test_what_is_found_is_judged_among_all_pairs_tested():
+    """A draw in which two pairs have p below the level, and may not be called found."""
+
+    def function(flat, _):
+        return additive(flat, WEIGHTS) + 0.8 * (both(flat, 4, 14) + either(flat, 1, 9) + both(flat, 2, 8)) + 0.5 * both(flat, 3, 11)
+
+    found = study(function, count=96, held=64, noise=0.5, seed=3)
+    np.testing.assert_allclose(found.q_, stats.false_discovery_control(found.p_))
+    assert ((found.p_ <= found.level) & ~found.found_).any()
+    assert [kind == UNCLEAR for kind in found.kind_] == (found.q_ > found.level).tolist()
+
+
 def test_a_sum_of_heads_has_no_pairs():
     found = study(lambda flat, _: additive(flat, WEIGHTS))
     assert len(found.table()) == 0 and found.metrics()["pairs_tested"] == 0
