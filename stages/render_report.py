@@ -51,13 +51,16 @@ def main(params: Params, key: str) -> None:
     settings = params.model_dump(mode="json", exclude={"ablation"})  # where and how fast the runs were done changes no number
     settings["models"] = {key: settings["models"][key]}  # other models' settings are no part of this page
     places = inputs(key)
-    traced.load(run.load(key, places, settings), places["traced"])  # a missing or damaged input is told here in one line, not as a notebook's traceback
+    # A missing or damaged input is told here in one line, not as a notebook's traceback.
+    has_tokens = traced.load(run.load(key, places, settings), places["traced"]) is not None
     folder = paths.report_dir(key)
     executed = page.execute(TEMPLATES / "report.ipynb", folder / "report.ipynb", {"key": key, "inputs": places, "params": settings})
     shutil.rmtree(folder / "figures", ignore_errors=True)  # a figure that is drawn no more must not linger
     for name, png in page.figures(executed).items():
         write_atomically(folder / "figures" / f"{name}.png", lambda path, png=png: path.write_bytes(png))
-    titles = {None: params.report.title, blocks.TRUST: f"{blocks.TRUST_TITLE} · {key}", blocks.TOKENS: f"{blocks.TOKENS_TITLE} · {key}"}
+    titles = {None: params.report.title, blocks.TRUST: f"{blocks.TRUST_TITLE} · {key}"}
+    titles |= {blocks.TOKENS: f"{blocks.TOKENS_TITLE} · {key}"} if has_tokens else {}
+    (folder / f"{blocks.TOKENS}.html").unlink(missing_ok=True)
     for name, title in titles.items():
         page.render(page.part(executed, name), TEMPLATES / "report.html.j2", folder / f"{name or 'index'}.html", title=title)
 

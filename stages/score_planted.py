@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from headflow.attribution.scores import scores_from_tables
+from headflow.attribution.scores import asked, scores_from_tables
 from headflow.files import write_json
 from headflow.models.planted.circuits import find_circuit, no_truth
 from headflow.models.prepared import read_prepared
@@ -23,7 +23,8 @@ def main(params: Params, key: str) -> None:
     if circuit is not None and reason is None:
         scores = scores_from_tables(
             find_circuit(circuit), EXAMPLES.read(paths.EXAMPLES), RANKINGS.read(paths.faithfulness_dir(key) / "rankings.parquet"),
-            ATTRIBUTIONS.read(paths.attributions_dir(key) / "attributions.parquet"), estimand=estimand, confidence=params.fit.confidence,
+            ATTRIBUTIONS.read(paths.attributions_dir(key) / "attributions.parquet"), confidence=params.fit.confidence,
+            **asked(params.masks.model_dump()),
         )  # fmt: skip
     PLANTED_SCORES.write(scores, paths.planted_scores(key))
     rankings = {row["ranking"]: {name: row[name] for name in _REPORTED} for row in scores.iter_rows(named=True)}

@@ -11,7 +11,7 @@ from headflow.ablation import BatchSize, gate_gradients, run_masks
 from headflow.attribution.masks import mask_table, unpack
 from headflow.attribution.rankings import measured_scores, random_scores
 from headflow.attribution.regression import fit
-from headflow.attribution.scores import Intervals, planted_scores
+from headflow.attribution.scores import Intervals, asked, planted_scores
 from headflow.attribution.shapley import mask_weights
 from headflow.datasets.planted import CATEGORIES, make_examples
 from headflow.models.baselines import mean_baseline
@@ -94,4 +94,4 @@ def estimates(
 def prove(name: str, masks: Mapping[str, Any], **options: Any) -> pl.DataFrame:
     """How well head attribution and its rivals find the circuit called ``name``: a PLANTED_SCORES table. Arguments as in :func:`estimates`."""
     scores, intervals, categories = estimates(name, masks, **options)
-    return planted_scores(find_circuit(name), scores, categories=categories, intervals=intervals, estimand=masks.get("estimand", "banzhaf"))
+    return planted_scores(find_circuit(name), scores, categories=categories, intervals=intervals, **asked(masks))

@@ -319,6 +319,7 @@ def _fit_single(masks, targets, seed, standard_errors):
 
 
 def _fit_lasso(masks, targets, seed, standard_errors, draws: int = 50):
+    from sklearn import config_context
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LassoCV, lasso_path
 
@@ -329,7 +330,8 @@ def _fit_lasso(masks, targets, seed, standard_errors, draws: int = 50):
     middle = targets.mean(1)
     weights, penalty = np.zeros((len(targets), standard.shape[1])), np.zeros(len(targets))
     vary = np.flatnonzero(~_constant(targets))
-    with warnings.catch_warnings():
+    # What comes here has been checked: checking it again for every redrawn sample would take longer than the fits.
+    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         warnings.simplefilter("ignore", ConvergenceWarning)  # on the smallest penalties of the path, which lose the cross-validation
         for example in vary:
             model = LassoCV(alphas=30, cv=min(5, len(masks)), max_iter=5000).fit(standard, targets[example])
@@ -337,11 +339,14 @@ def _fit_lasso(masks, targets, seed, standard_errors, draws: int = 50):
         redrawn = np.zeros((draws, *weights.shape))
         for draw in range(draws if standard_errors else 0):
             rows = _resampled(masks, generator(seed, "lasso bootstrap", draw))
-            columns = standard[rows] - standard[rows].mean(0)
+            columns = np.asfortranarray(standard[rows] - standard[rows].mean(0))
             gram = columns.T @ columns
             for example in vary:
                 answer = targets[example, rows] - targets[example, rows].mean()
-                path = lasso_path(columns, answer, alphas=[penalty[example]], precompute=gram, Xy=columns.T @ answer, coef_init=weights[example], max_iter=5000)
+                path = lasso_path(
+                    columns, answer, alphas=[penalty[example]], precompute=gram, Xy=columns.T @ answer, coef_init=weights[example], max_iter=5000,
+                    check_input=False,
+                )  # fmt: skip
                 redrawn[draw, example] = path[1][:, 0]
     errors = np.sqrt(redrawn.var(0, ddof=1) + penalty[:, None] ** 2) if standard_errors else np.zeros_like(weights)
     slopes = weights / spreads

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -114,6 +114,7 @@ def planted_scores(
     categories: Sequence[str | None] | None = None,
     intervals: Mapping[str, Intervals] | None = None,
     estimand: str = "banzhaf",
+    ablation_probability: float = 0.5,
     other_units: Collection[str] = OTHER_UNITS,
 ) -> pl.DataFrame:
     """How well every ranking finds a planted circuit: a PLANTED_SCORES table, one row for each of ``estimates``.
@@ -125,6 +126,7 @@ def planted_scores(
         categories: category of each example; needed where the circuit depends on it.
         intervals: name of the ranking → lower and upper ends of its scores' confidence intervals.
         estimand: the truth: ``banzhaf`` or ``shapley``.
+        ablation_probability: of the masks; what Banzhaf values are averaged by.
         other_units: rankings whose scores are not in logits.
 
     Raises:
@@ -139,7 +141,7 @@ def planted_scores(
         kinds: list[str | None] = list(categories) if categories is not None else [None] * len(scores)
         if len(kinds) != len(scores):
             raise HeadflowError(f"planted scores of {name!r}: {len(scores)} examples, but {len(kinds)} categories")
-        truths = truth_of(circuit, kinds, estimand)
+        truths = truth_of(circuit, kinds, estimand, ablation_probability)
         ends = None if intervals is None or name not in intervals else [np.asarray(end, float).reshape(scores.shape) for end in intervals[name]]
         found = []
         for index, (score, truth, kind) in enumerate(zip(scores, truths, kinds, strict=True)):
@@ -156,14 +158,16 @@ def planted_scores(
 
 
 def scores_from_tables(
-    circuit: Circuit, examples: pl.DataFrame, rankings: pl.DataFrame, attributions: pl.DataFrame, *, estimand: str = "banzhaf", confidence: float = 0.95
-) -> pl.DataFrame:
+    circuit: Circuit, examples: pl.DataFrame, rankings: pl.DataFrame, attributions: pl.DataFrame, *, estimand: str = "banzhaf",
+    ablation_probability: float = 0.5, confidence: float = 0.95,
+) -> pl.DataFrame:  # fmt: skip
     """:func:`planted_scores` of a finished run.
 
     Args:
         examples: an EXAMPLES table; its label meaning_category is the category.
         rankings: a RANKINGS table; each example's own scores are taken.
         attributions: an ATTRIBUTIONS table; its standard errors give the intervals of the ranking ``attribution``, by the normal distribution.
+        estimand, ablation_probability: see :func:`planted_scores`.
         confidence: level of the intervals.
 
     Raises:
@@ -183,8 +187,16 @@ def scores_from_tables(
         raise HeadflowError("rankings, attributions and examples are of different examples; run `dvc repro`")
     reach = norm.ppf((1 + confidence) / 2) * error
     return planted_scores(
-        circuit, estimates, categories=[labels[name] for name in ids], intervals={"attribution": (centre - reach, centre + reach)}, estimand=estimand
-    )
+        circuit, estimates, categories=[labels[name] for name in ids], intervals={"attribution": (centre - reach, centre + reach)}, estimand=estimand,
+        ablation_probability=ablation_probability,
+    )  # fmt: skip
+
+
+def asked(masks: Mapping[str, Any]) -> dict[str, Any]:
+    """Estimand and ablation probability of the truth that these masks (arguments of :func:`headflow.attribution.masks.mask_table`) are about."""
+    # Masks of the kernel are weighted to even draws where Banzhaf values are asked for; they take no probability.
+    share = 0.5 if masks.get("design") == "kernel" else masks.get("ablation_probability", 0.5)
+    return {"estimand": masks.get("estimand", "banzhaf"), "ablation_probability": share}
 
 
 def _named(sizes: Float[np.ndarray, " heads"], count: int) -> Float[np.ndarray, " heads"]:

@@ -41,9 +41,11 @@ def execute(template: Path, notebook: Path, parameters: Mapping[str, Any]) -> No
     try:
         with warnings.catch_warnings(), _kernel_imports_this_headflow():
             warnings.simplefilter("ignore")  # deprecations inside papermill and its client, which no user can act on
+            # Kept once, at the end or at an error: to write a growing notebook before and after every cell takes longer than most cells.
             papermill.execute_notebook(
-                source, target, parameters=dict(parameters), kernel_name="python3", cwd=".", progress_bar=True, extra_arguments=["--log-level=ERROR"]
-            )
+                source, target, parameters=dict(parameters), kernel_name="python3", cwd=".", progress_bar=True, request_save_on_cell_execute=False,
+                extra_arguments=["--log-level=ERROR"],
+            )  # fmt: skip
     except PapermillExecutionError as error:
         raise HeadflowError(
             f"{target}: cell {error.exec_count} failed with {error.ename}: {' '.join(error.evalue.split())}; open the notebook to see it"

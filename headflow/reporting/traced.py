@@ -57,8 +57,8 @@ class Traced:
         return dict(falls.iter_rows())
 
 
-def load(run: Run, inputs: Mapping[str, str]) -> Traced:
-    """Read and check the tables of tracing.
+def load(run: Run, inputs: Mapping[str, str]) -> Traced | None:
+    """Read and check the tables of tracing; None where there is none of them, as nothing was traced.
 
     Args:
         run: the run that they belong to.
@@ -67,6 +67,8 @@ def load(run: Run, inputs: Mapping[str, str]) -> Traced:
     Raises:
         HeadflowError: a table is missing, damaged, or of another run.
     """
+    if not any(Path(path).is_file() for path in inputs.values()):
+        return None
     known, frames = set(run.explained), {}
     for name, table in TABLES.items():
         frame = by_decoder_layer(table.read(Path(inputs[name])), run.model.get("image_layers"))

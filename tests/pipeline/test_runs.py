@@ -54,12 +54,14 @@ def test_targets_with_all_heads_intact_are_the_stock_targets(finished: Project) 
     assert (both["target"] - both["stock_target"]).abs().max() < 1e-3
 
 
-def test_a_clustering_param_runs_clustering_and_report_only(project: Project) -> None:
+def test_a_clustering_param_runs_clustering_and_report_only_and_can_be_an_experiment(project: Project) -> None:
     project.set_params(lambda params: params["clusters"].update(max_clusters=4))
     assert project.changed_stages() == {"cluster_heads@tiny", "render_report@tiny"}
-    ran = re.findall(r"Running stage '([^']+)'", project.dvc("repro").stdout)
+    ran = re.findall(r"Running stage '([^']+)'", project.dvc("exp", "run", "--set-param", "clusters.max_clusters=3").stdout)
     assert ran == ["cluster_heads@tiny", "render_report@tiny"]
     assert "clusters.max_clusters" in project.dvc("params", "diff").stdout
+    assert project.dvc("metrics", "diff").returncode == 0
+    assert Path(project.dvc("plots", "show").stdout.strip().splitlines()[-1].removeprefix("file://")).is_file()
 
 
 @pytest.mark.parametrize("module", ["headflow/analysis/clusters.py", "headflow/attribution/masks.py", "headflow/gates.py", "headflow/checks.py"])
@@ -75,16 +77,25 @@ def test_an_edit_of_a_module_runs_exactly_the_stages_that_import_it(project: Pro
     assert direct == importing and importing
 
 
-def test_the_same_params_give_the_same_artifacts(finished: Project, tmp_path: Path) -> None:
-    fresh = finished.copy(tmp_path / "project")
-    made = [path for path in (fresh.folder / "data").iterdir() if path.name != "pictures"]
-    fresh.run("rm", "-rf", *map(str, made), ".headflow", ".dvc/cache")
-    before = yaml.safe_load((fresh.folder / "dvc.lock").read_text())["stages"]
-    fresh.dvc("repro", "--force", "--no-run-cache", "cluster_heads")
-    after = yaml.safe_load((fresh.folder / "dvc.lock").read_text())["stages"]
-    assert set(after) == ALONE | {f"{stage}@tiny" for stage in MODEL_STAGES}
-    for stage in set(after) - {"render_report@tiny", "compare_models"}:  # the pages say when and from which commit they were made
-        assert after[stage]["outs"] == before[stage]["outs"], stage
+def test_a_second_model_runs_only_its_own_stages_and_the_same_params_give_the_same_artifacts(project: Project) -> None:
+    """The first model once more under another key, with nothing to go on from; and the examples anew."""
+
+    def stages() -> dict[str, dict]:
+        return yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
+
+    def digests(stage: str) -> list[str]:
+        return [out["md5"] for out in stages()[stage]["outs"]]
+
+    examples = digests("prepare_examples")
+    project.run("rm", "-rf", ".headflow")
+    project.dvc("repro", "--force", "--no-run-cache", "--single-item", "prepare_examples")
+    assert digests("prepare_examples") == examples
+    project.set_params(lambda params: params["models"].update(again=params["models"]["tiny"]))
+    ran = set(re.findall(r"Running stage '([^']+)'", project.dvc("repro").stdout))
+    assert ran == {"compare_models", *(f"{stage}@again" for stage in MODEL_STAGES)}
+    assert set(stages()) == ALONE | {f"{stage}@{key}" for stage in MODEL_STAGES for key in ("tiny", "again")}
+    for stage in set(MODEL_STAGES) - {"prepare_model", "render_report"}:  # which name the key, and when they were made
+        assert digests(f"{stage}@again") == digests(f"{stage}@tiny"), stage
 
 
 def test_more_masks_and_more_examples_compute_only_what_is_new(project: Project) -> None:
@@ -116,7 +127,7 @@ def test_killed_runs_continue_and_end_the_same(project: Project, finished: Proje
     project.set_params(lambda params: params["ablation"].update(batch_size=1))  # slow enough to be killed in the middle
     command = [sys.executable, "-m", "stages.run_ablations", "tiny"]
     kills, path = 0, project.folder / "data/targets/tiny.parquet"
-    for _ in range(3):
+    for _ in range(2):
         with subprocess.Popen(command, cwd=project.folder, env=project.environment(), stderr=subprocess.DEVNULL) as process:
             before = _units(project)
             deadline = time.monotonic() + 120
@@ -149,9 +160,14 @@ def test_a_change_of_the_baseline_never_meets_old_records(project: Project) -> N
     assert (both["target"] - both["target_right"]).abs().min() > 1e-3
 
 
-@pytest.mark.parametrize("baseline", ["blank", "swap"])
-def test_other_baselines_run_through(project: Project, baseline: str) -> None:
-    project.set_params(lambda params: (params["features"].update(baseline=baseline, target="margin"), params["masks"].update(count=16, design="antithetic")))
+@pytest.mark.parametrize(("baseline", "dtype"), [("blank", "float32"), ("swap", "bfloat16")])
+def test_other_baselines_and_precisions_run_through(project: Project, baseline: str, dtype: str) -> None:
+    def change(params: dict) -> None:
+        params["features"].update(baseline=baseline, target="margin")
+        params["masks"].update(count=16, design="antithetic")
+        params["models"]["tiny"].update(dtype=dtype)
+
+    project.set_params(change)
     project.dvc("repro", "fit_attributions")
     assert ATTRIBUTIONS.read(project.folder / "data/attributions/tiny/attributions.parquet")["attribution"].is_finite().all()
 
@@ -200,16 +216,3 @@ def test_make_checks_the_params_before_the_run_and_sums_up_after_it(project: Pro
 def test_an_unknown_model_is_named_with_the_nearest(project: Project) -> None:
     done = project.run(sys.executable, "-m", "stages.sample_masks", "tinny", check=False)
     assert done.returncode == 1 and "did you mean 'tiny'" in done.stderr
-
-
-def test_experiments_and_plots_work(project: Project) -> None:
-    shown = project.dvc("exp", "run", "--set-param", "clusters.max_clusters=3").stdout
-    assert "cluster_heads@tiny" in shown and "run_ablations@tiny" not in re.findall(r"Running stage '([^']+)'", shown)
-    assert project.dvc("metrics", "diff").returncode == 0
-    assert Path(project.dvc("plots", "show").stdout.strip().splitlines()[-1].removeprefix("file://")).is_file()
-
-
-def test_a_second_model_runs_only_its_own_stages(project: Project) -> None:
-    project.set_params(lambda params: params["models"].update(half={**params["models"]["tiny"], "dtype": "bfloat16"}))
-    ran = set(re.findall(r"Running stage '([^']+)'", project.dvc("repro").stdout))
-    assert ran == {"compare_models", *(f"{stage}@half" for stage in MODEL_STAGES)}

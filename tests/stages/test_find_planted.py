@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from headflow.attribution.proof import prove
@@ -61,3 +62,12 @@ def test_masks_of_one_head_each_find_what_cutting_alone_finds() -> None:
     table = prove("redundant", {"count": 40, "design": "single", "corners": 0})
     rows = {row["ranking"]: row for row in table.iter_rows(named=True)}
     assert rows["attribution"]["recall"] == rows["ablation"]["recall"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("name", ["redundant", "joint"])
+def test_another_ablation_probability_has_its_own_truth(name):
+    """Where nine heads in ten are intact, either of two is hardly missed and both of two are nearly always needed."""
+    table = prove(name, {"count": 384, "ablation_probability": 0.1, "corners": 0}, estimator="ridge")
+    own = table.row(by_predicate=pl.col("ranking") == "attribution", named=True)
+    assert own["recall"] == 1 and own["coverage"] >= 0.9
+    assert own["relative_error"] < 0.3  # against the values at one half: 0.7 or more

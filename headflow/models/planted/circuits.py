@@ -157,9 +157,9 @@ class Circuit:
             masks[:, layer, head] = states[:, column]
         return masks
 
-    def banzhaf(self, category: str | None = None) -> Float[np.ndarray, "layers heads"]:
-        """Exact Banzhaf value of every head, logits: its mean effect when every other head is ablated with probability one half."""
-        return self._grid(banzhaf, category)
+    def banzhaf(self, category: str | None = None, ablation_probability: float = 0.5) -> Float[np.ndarray, "layers heads"]:
+        """Exact Banzhaf value of every head, logits: its mean effect when every other head is ablated with that probability."""
+        return self._grid(lambda worth: banzhaf(worth, 1 - ablation_probability), category)
 
     def shapley(self, category: str | None = None) -> Float[np.ndarray, "layers heads"]:
         """Exact Shapley value of every head, logits; they add up to the whole effect."""
@@ -268,9 +268,11 @@ def find_circuit(name: str | None) -> Circuit:
     return CIRCUITS[name]
 
 
-def truth_of(circuit: Circuit, categories: Sequence[str | None], estimand: str = "banzhaf") -> Float[np.ndarray, "examples layers heads"]:
-    """The exact values of every head for examples of these categories; ``estimand`` is banzhaf or shapley."""
+def truth_of(
+    circuit: Circuit, categories: Sequence[str | None], estimand: str = "banzhaf", ablation_probability: float = 0.5
+) -> Float[np.ndarray, "examples layers heads"]:
+    """The exact values of every head for examples of these categories; ``estimand`` is banzhaf (with that ablation probability) or shapley."""
     if estimand not in ("banzhaf", "shapley"):
         raise HeadflowError(f"estimand {estimand!r} is not one of banzhaf, shapley")
-    known = {category: getattr(circuit, estimand)(category) for category in set(categories)}
+    known = {category: circuit.shapley(category) if estimand == "shapley" else circuit.banzhaf(category, ablation_probability) for category in set(categories)}
     return np.stack([known[category] for category in categories])

@@ -11,13 +11,16 @@ def coalitions(players: int) -> Bool[np.ndarray, "coalitions players"]:
     return (np.arange(2**players)[:, None] >> np.arange(players)) & 1 == 1
 
 
-def banzhaf(worth: Float[np.ndarray, "coalitions"]) -> Float[np.ndarray, "players"]:
+def banzhaf(worth: Float[np.ndarray, "coalitions"], present: float = 0.5) -> Float[np.ndarray, "players"]:
     """Mean gain from each player's joining, over all coalitions of the others (J. F. Banzhaf, Rutgers Law Review 19, 1965).
 
     Args:
         worth: of each coalition, in the order of :func:`coalitions`.
+        present: chance of each other player to be in the coalition; other than 0.5, the weighted Banzhaf value (J.-L. Marichal and P. Mathonet,
+            Discrete Applied Mathematics 159, 2011).
     """
-    return np.array([gains.mean() for gains, _ in _gains(worth)])
+    others = _players(worth) - 1
+    return np.array([(gains * present**sizes * (1 - present) ** (others - sizes)).sum() for gains, sizes in _gains(worth)])
 
 
 def shapley(worth: Float[np.ndarray, "coalitions"]) -> Float[np.ndarray, "players"]:

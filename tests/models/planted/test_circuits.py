@@ -44,6 +44,14 @@ def test_exact_values_are_those_of_the_value_function(name: str) -> None:
         assert not banzhaf[idle].any() and not shapley[idle].any() and not circuit.single_effects(category)[idle].any()
 
 
+def test_values_at_another_ablation_probability() -> None:
+    """With p near 0 the others are there and it is the single-head effect; in between, of either of two the share in which the other is missing."""
+    for circuit in CIRCUITS.values():
+        assert circuit.banzhaf("stone", 1e-9) == pytest.approx(circuit.single_effects("stone"), abs=1e-6)
+    assert CIRCUITS["redundant"].banzhaf(None, 0.1)[1, 1] == pytest.approx(0.1 * 6) and CIRCUITS["joint"].banzhaf(None, 0.1)[1, 3] == pytest.approx(0.9 * 6)
+    assert truth_of(CIRCUITS["redundant"], [None], "banzhaf", 0.1)[0, 1, 1] == pytest.approx(0.6)
+
+
 def test_what_each_circuit_is_there_to_show() -> None:
     either, both, cancelled, category = (CIRCUITS[name] for name in ("redundant", "joint", "cancelled", "category"))
     for head in ((1, 1), (2, 4)):

@@ -1,0 +1,117 @@
+"""Real photographs through every stage of one model: the run that the tests of many models share."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import polars as pl
+import pytest
+
+import headflow.reporting.figure
+from headflow.params import Params
+from headflow.reporting.figure import CHART
+from stages import (
+    cluster_heads,
+    compare_baselines,
+    evaluate_faithfulness,
+    extract_features,
+    find_interactions,
+    fit_attributions,
+    keep_image_tokens,
+    prepare_examples,
+    prepare_model,
+    read_heads,
+    render_report,
+    run_ablations,
+    sample_masks,
+    score_planted,
+    trace_flow,
+    trace_image,
+    trace_text,
+)
+from tests.families import FAMILIES
+from tests.pipeline.photographs import photographs
+
+MODEL_STAGES = (
+    prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, evaluate_faithfulness, score_planted, cluster_heads, find_interactions,
+    compare_baselines, trace_text, trace_flow, trace_image, keep_image_tokens, read_heads,
+)  # fmt: skip
+COUNT, REFERENCES = 5, 4
+RENDERED = ("tiny", "llava", "paligemma2", "mllama")
+"""Models whose report is drawn and set as a page: every way of prefix and target. Of the others all charts and sentences are made, but not drawn."""
+
+
+def project_folder(root: Path) -> Path:
+    """A project folder with the photographs."""
+    photographs(root / "photographs")
+    return root
+
+
+def params(target: str, **models: str) -> Params:
+    return Params.model_validate(
+        {
+            "examples": {"source": "folder", "path": "photographs", "count": COUNT, "references": REFERENCES, "picture_size": [96, 64]},
+            "models": {key: {"id": id} for key, id in models.items()},
+            "features": {"target": target, "answer": "greedy", "only_correct": False},
+            "masks": {"count": 32, "held_out": 20, "corners": 4},
+            "faithfulness": {"points": 4, "path_points": 2},
+            "clusters": {"permutations": 19},
+            "text_tokens": {"count": 16, "corners": 2, "held_out": 20},
+            "flow": {"draws": 99},
+            "image_tokens": {"count": 16, "corners": 8, "held_out": 20, "top": False, "alone": 40},
+            "keeping": {"percents": [20.0, 100.0], "draws": 50, "examples": 2},
+            "reading": {"heads": 2, "examples": 1, "typical": 0, "token_corners": 2, "head_corners": 2, "draws": 50},
+            "baselines": {"examples": 2, "masks": 8, "corners": 2, "held_out": 20},
+            "report": {"scenes": 3},
+        }
+    )
+
+
+def run(folder: Path, settings: Params, key: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict, list]:
+    """Every stage of one model; its metrics by stage, and what its report displays, unless it is in RENDERED and stands there as a page."""
+    with monkeypatch.context() as patched:
+        patched.chdir(folder)
+        prepare_examples.main(settings)
+        for stage in MODEL_STAGES:
+            stage.main(settings, key)
+        shown = render_report.main(settings, key) if key in RENDERED else displayed(settings, key, patched)
+    return {path.stem.removesuffix(f"_{key}"): json.loads(path.read_text()) for path in (folder / "reports/metrics").glob(f"*_{key}.json")}, shown or []
+
+
+def displayed(settings: Params, key: str, patched: pytest.MonkeyPatch) -> list:
+    """What the report's cells display, run here rather than in a kernel of their own and with no figure drawn, which takes most of a rendering's time."""
+    shown = []
+    patched.setattr(headflow.reporting.figure, "display", lambda output, **_: shown.append(output))
+    patched.setattr(headflow.reporting.figure, "png", lambda spec: b"")
+    given = settings.model_dump(mode="json", exclude={"ablation"})
+    known = {"key": key, "inputs": render_report.inputs(key), "params": given | {"models": {key: given["models"][key]}}}
+    for cell in nbformat.read(render_report.TEMPLATES / "report.ipynb", as_version=4).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            exec(compile(cell.source, "report.ipynb", "exec"), known)
+    return shown
+
+
+def check(name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage runs on the photographs and finds what it must on any model."""
+    checkpoint = "embedded" if name == "tiny" else str(FAMILIES[name].build(tmp_path / "model"))
+    # Half of the families explain the whole answer, half its first token.
+    target = "margin" if name == "tiny" else ("logit", "answer_logprob")[list(FAMILIES).index(name) % 2]
+    metrics, shown = run(folder, params(target, **{name: checkpoint}), name, monkeypatch)
+
+    features = pl.read_parquet(folder / f"data/features/{name}/features.parquet")
+    assert len(features) == metrics["extract_features"]["examples"] == COUNT and metrics["extract_features"]["skipped"] == 0
+    assert (features["answer_tokens"].list.len() > 0).all() and features["target_answer"].equals(features["stock_answer"].rename("target_answer"))
+    checks = metrics["run_ablations"]["checks"]
+    assert max(checks["identity"], checks["swap"]) < 1e-5 and checks["effect"] > 1e-3
+    assert metrics["run_ablations"]["prefix_mode"] == ("shared" if name == "tiny" else FAMILIES[name].prefix)
+    assert metrics["fit_attributions"]["largest_gap_intact_to_stock"] < 1e-4
+    baselines = metrics["compare_baselines"]["baselines"]
+    assert [baselines[kind]["examples"] for kind in ("mean", "blank", "swap", "closed")] == [2, 2, 2, 2]
+    attributions = pl.read_parquet(folder / f"data/attributions/{name}/attributions.parquet")
+    assert attributions["attribution"].is_finite().all() and attributions["attribution"].abs().max() > 0
+    if name in RENDERED:
+        page = (folder / f"reports/{name}/index.html").read_text()
+        assert page.count('class="chart"') > 10 and (folder / f"reports/{name}/trust.html").is_file()
+        assert (folder / f"reports/{name}/tokens.html").read_text().count('class="chart"') > 5
+    else:
+        assert sum(CHART in output for output in shown if isinstance(output, dict)) > 15
