@@ -33,7 +33,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     [
         ("index", "heads", "No head has an interval (there are too few examples)"),
         ("index", "faithfulness", "cannot be told"),
-        ("index", "pairs", "No pair of heads was left to test"),
+        ("index", "pairs", "No pair of heads stood out enough"),
         ("index", "meaning-or-looks", "it cannot be told"),
         ("index", "stability", "Whether other pictures would give the same clusters cannot be told."),
         ("index", "metrics", "No stage recorded any."),

@@ -47,7 +47,7 @@ def section(page: str, figure: str) -> str:
         ("planted", "It cannot be told: no planted model was run."),
         ("baselines", "Whether the choice of baseline matters cannot be told"),
         ("clusters", "No grouping was found"),
-        ("pairs", "No pair of heads was left to test"),
+        ("pairs", "No pair of heads stood out enough"),
         ("pair-fits", "There is no pair to add, so the fit stays as it is"),
         ("stability", "No cluster structure"),
         ("contents", "There is one group only"),
