@@ -8,9 +8,16 @@ _EXPORTS = {
     "HeadflowError": "headflow.errors",
     "load": "headflow.models.loading",
     "run_masks": "headflow.ablation",
+    "run_gates": "headflow.ablation",
+    "gate_gradients": "headflow.ablation",
+    "Heads": "headflow.components",
+    "TextTokens": "headflow.components",
+    "ImageTokens": "headflow.components",
+    "Gate": "headflow.gates",
     "token_effects": "headflow.local_differences",
     "keep_tokens": "headflow.models.keeping",
     "sample_masks": "headflow.attribution.masks",
+    "sample_corners": "headflow.attribution.masks",
     "fit": "headflow.attribution.regression",
 }
 __all__ = sorted(_EXPORTS)
