@@ -22,6 +22,7 @@ def run(source: str, *, tiny: bool = False) -> dict:
     The sweep closes each route from each layer upward: all of it shares one prefix, and goes on as one batch. ``generate`` decodes as many
     copies of the prompt, or as many pictures, without any gate, as one batch. A run anew at every step is timed without gates too, on half of
     the answer, so that it is what a plain implementation takes at least; the picture's embeddings are computed once.
+    Examples are captured beforehand, once a picture; ``generate`` reads its pictures itself.
 
     Args:
         source: the embedded model, whose tokenizer the large one borrows.
