@@ -77,7 +77,8 @@ def decode(
     """What the model says about each example under each of its gate sets' forwards.
 
     Sequences of all examples and forwards are decoded together, each until it ends; models that read the picture by cross-attention take
-    one example at a time. Without gates the tokens are those of :meth:`LVLM.answer_ids` and of ``model.generate``.
+    one example at a time. Without gates the tokens are those of :meth:`LVLM.answer_ids` and of ``model.generate``; in half precision up to tokens
+    whose logits are the same to rounding.
 
     Args:
         captures: the examples, captured without an answer, on one model. All of them are held in memory.

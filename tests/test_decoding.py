@@ -214,7 +214,7 @@ def with_twins(gates: GateSet, other: Capture) -> tuple[GateSet, tuple[list, lis
 def test_gates_of_every_family_against_a_full_recomputation_of_every_step(family):
     capture, other, _ = family.captures
     gates, twins = with_twins(CASES["several gates"](Draw(capture, seed=1)), other)
-    check(capture, gates, *recomputed(capture, gates, twins, 4))
+    check(capture, gates, *recomputed(capture, gates, twins, 3))
     assert min(moved(capture, gates)) > 1e-3
 
 
