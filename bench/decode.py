@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from bench import subjects
 from bench.timing import interleaved, spread, table
 from headflow.analysis.knockouts import ROUTES, knockout_gates, upward
-from headflow.decoding import decode, end_tokens
+from headflow.decoding import decode
 
 QUESTION = "Describe the image."
 _ANEW = "everything anew at every step"
@@ -39,7 +39,7 @@ def _measure(subject: subjects.Subject, rounds: int, new: int, pictures: list[np
     captures = [lvlm.capture(picture, QUESTION) for picture in pictures]
     knockouts = [upward(route, first, lvlm.layers) for route in ROUTES for first in range(lvlm.layers)]
     gates = knockout_gates(captures[0], knockouts)
-    ends = sorted(end_tokens(lvlm))
+    ends = sorted(lvlm.end_tokens)
     settings = GenerationConfig(do_sample=False, max_new_tokens=new, eos_token_id=ends, pad_token_id=ends[0])
 
     def generate(shown: list[np.ndarray]) -> list[list[int]]:

@@ -9,6 +9,7 @@ _EXPORTS = {
     "load": "headflow.models.loading",
     "run_masks": "headflow.ablation",
     "run_gates": "headflow.ablation",
+    "decode": "headflow.decoding",
     "gate_gradients": "headflow.ablation",
     "Heads": "headflow.components",
     "TextTokens": "headflow.components",

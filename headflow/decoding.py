@@ -16,7 +16,6 @@ from headflow.ablation import BatchSize
 from headflow.batching import forward_bytes, run_in_batches
 from headflow.errors import HeadflowError
 from headflow.models.capture import Capture
-from headflow.models.lvlm import LVLM
 from headflow.seeds import generator
 from headflow.sequences import GateSet, Sequences
 from headflow.suffix import prepared
@@ -103,7 +102,7 @@ def decode(
     if not captures:
         return []
     forwards = [(example, forward) for example, cut in enumerate(gates) for forward in range(cut.forwards)]
-    ends = end_tokens(captures[0].lvlm)
+    ends = captures[0].lvlm.end_tokens
     gates = [cut.settled(capture) for capture, cut in zip(captures, gates, strict=True)]  # here, as stock runs and masked ones must not meet in threads
 
     def work(start: int, stop: int) -> Int[Tensor, "sequences steps"]:
@@ -142,12 +141,6 @@ def _grow(sequences: Sequences, examples: Sequence[int | str], steps: int, ends:
             rows, tokens = [rows[place] for place in going], [tokens[place] for place in going]
         sequences.append(tokens)
     return said
-
-
-def end_tokens(lvlm: LVLM) -> set[int]:
-    """Token ids that end an answer: those of the checkpoint's generation settings and its tokenizer's."""
-    named = lvlm.model.generation_config.eos_token_id
-    return {*(named if isinstance(named, list) else [named]), lvlm.processor.tokenizer.eos_token_id} - {None}
 
 
 def automatic_sequences(captures: Sequence[Capture], max_new_tokens: int) -> int:

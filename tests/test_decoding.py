@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 import headflow
 from headflow import attention
-from headflow.decoding import Sampling, decode, end_tokens
+from headflow.decoding import Sampling, decode
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import DECODING, ENGINE, engine_version
 from headflow.gates import Gate
@@ -73,11 +73,11 @@ def until(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
 def end_with(monkeypatch: pytest.MonkeyPatch, lvlm: LVLM, token: int) -> set[int]:
     """Let ``token`` end answers too; all tokens that do."""
     monkeypatch.setattr(lvlm.model.generation_config, "eos_token_id", token)
-    return end_tokens(lvlm)
+    return lvlm.end_tokens
 
 
 def test_without_a_gate_the_tokens_are_those_of_generate(family, monkeypatch):
-    ends = end_tokens(family.lvlm)
+    ends = family.lvlm.end_tokens
     whole = [family.generate(index, sorted(ends)) for index in range(3)]
     assert [said for (said,) in decode(family.captures, max_new_tokens=NEW)] == [until(tokens, ends) for tokens in whole]
     # A token that ends answers early, and as many as can be at different places.
@@ -192,7 +192,7 @@ def check(capture: Capture, gates: GateSet, tokens: torch.Tensor, expected: torc
     for said, best in zip(decode([capture], [gates], max_new_tokens=tokens.shape[1])[0], expected.argmax(-1), strict=True):
         if torch.isin(best, torch.tensor([capture.lvlm.image_token])).any():
             continue
-        assert said == until(best.tolist(), end_tokens(capture.lvlm))
+        assert said == until(best.tolist(), capture.lvlm.end_tokens)
 
 
 def moved(capture: Capture, gates: GateSet) -> tuple[float, float]:

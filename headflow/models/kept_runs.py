@@ -34,9 +34,7 @@ TARGET, FIRST, RIGHT = 0, 1, 2
 
 def answer_and_ends(lvlm: LVLM, spoken: Sequence[int], longest: int) -> tuple[list[int], list[int]]:
     """An answer's tokens, and the tokens that end it: none where it was cut off at ``longest`` tokens, or nothing ever ends one."""
-    named = lvlm.model.generation_config.eos_token_id
-    ends = {*(named if isinstance(named, list) else [named]), lvlm.processor.tokenizer.eos_token_id} - {None}
-    return list(spoken), sorted(ends) if len(spoken) < longest else []
+    return list(spoken), sorted(lvlm.end_tokens) if len(spoken) < longest else []
 
 
 @dataclass

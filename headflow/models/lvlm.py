@@ -96,6 +96,12 @@ class LVLM:
         """Whether the weights lie on several devices, or are swapped in and out."""
         return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
 
+    @property
+    def end_tokens(self) -> set[int]:
+        """Token ids that end an answer: those of the checkpoint's generation settings and its tokenizer's."""
+        named = self.model.generation_config.eos_token_id
+        return {*(named if isinstance(named, list) else [named]), self.processor.tokenizer.eos_token_id} - {None}
+
     def weight_bytes(self, device: torch.device) -> int:
         """Memory of the weights that lie on ``device``."""
         return sum(weight.numel() * weight.element_size() for weight in self.model.parameters() if weight.device == device)
@@ -213,8 +219,7 @@ class LVLM:
             HeadflowError: a picture or the question cannot be put to the model, or memory runs out with one picture.
         """
         inputs = self.inputs(pictures, question)
-        named = self.model.generation_config.eos_token_id
-        ends = {token for token in (*(named if isinstance(named, list) else [named]), self.processor.tokenizer.eos_token_id) if token is not None}
+        ends = self.end_tokens
         try:
             with self._plainly_greedy(sorted(ends)), _explained():
                 tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens)[:, inputs["input_ids"].shape[1] :]
