@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -66,7 +67,8 @@ class Project:
         return changed
 
     def copy(self, folder: Path) -> "Project":
-        shutil.copytree(self.folder, folder, symlinks=True)
+        """A copy without what DVC keeps while a command runs, which another worker may be running here."""
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=lambda inside, names: {"tmp"} & set(names) if Path(inside).name == ".dvc" else set())
         return Project(folder)
 
 
@@ -87,8 +89,18 @@ def copy_project(folder: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose pipeline has run to the end with small params. Read only: copy it to change it."""
-    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    """A project whose pipeline has run to the end with small params. Read only: copy it to change it. Parallel workers share it."""
+    shared = tmp_path_factory.getbasetemp()
+    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            _finish(folder / "project")
+            (folder / "done").touch()
+    return Project(folder / "project")
+
+
+def _finish(folder: Path) -> None:
+    project = copy_project(folder)
 
     def shrink(params: dict) -> None:
         for group, values in SMALL.items():
@@ -98,7 +110,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.dvc("repro")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "first run")
-    return project
 
 
 @pytest.fixture
