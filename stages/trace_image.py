@@ -9,7 +9,6 @@ import polars as pl
 import torch
 from jaxtyping import Bool, Float
 
-from headflow.attribution.frames import attribution_grid
 from headflow.components import ImageTokens
 from headflow.errors import HeadflowError
 from headflow.execution.runs import run_example, run_gradients
@@ -20,7 +19,6 @@ from headflow.models.places import places
 from headflow.params import Params
 from headflow.progress import Counter, progress
 from headflow.tables import (
-    ATTRIBUTIONS,
     EXAMPLES,
     IMAGE_BACKGROUND,
     IMAGE_CURVES,
@@ -35,8 +33,8 @@ from headflow.tracing.head_maps import attention_maps
 from headflow.tracing.image_tokens import Effort, Groups, Runs, trace
 from headflow.tracing.intervals import mean, numbered
 from headflow.tracing.patches import known_centres
-from headflow.tracing.text_tokens import top_heads
 from stages import paths
+from stages.carriers import read_top_heads
 from stages.door import enter
 from stages.subjects import Subject, Subjects
 
@@ -46,7 +44,7 @@ def main(params: Params, key: str) -> None:
     settings, subjects = params.image_tokens, Subjects(params, key)
     if not len(subjects):
         raise HeadflowError(f"{key}: no example is to be explained; the model may answer none correctly (set features.only_correct to false to see)")
-    chosen = chosen_heads(key, subjects.ids, settings.top_heads, settings.top_share) if settings.top else None
+    chosen = read_top_heads(key, subjects.ids, settings.top_heads, settings.top_share, group="image_tokens") if settings.top else None
     shown = dict(EXAMPLES.read(paths.EXAMPLES).select("id", "objects").iter_rows())
     effort = Effort(settings.alone, settings.count, settings.corners, settings.held_out, settings.estimand, settings.search, settings.seed)
     numbers = numbered(subjects.rows["scene"].to_list())
@@ -105,21 +103,6 @@ def main(params: Params, key: str) -> None:
             "places_unknown": min(unplaced, default=None),
         },
     )  # fmt: skip
-
-
-def chosen_heads(key: str, ids: list[str], count: int | None, share: float) -> Bool[np.ndarray, "layers heads"]:
-    """The first heads of the mean head attribution.
-
-    Raises:
-        HeadflowError: attributions of other examples than the features'; more heads than there are.
-    """
-    path = paths.attributions_dir(key) / "attributions.parquet"
-    found, grid = attribution_grid(ATTRIBUTIONS.read(path))
-    if found != ids:
-        raise HeadflowError(f"{path}: attributions of other examples than the features'; run `dvc repro`")
-    if count is not None and count > grid[0].size:
-        raise HeadflowError(f"image_tokens.top_heads = {count}: the model has {grid[0].size} heads")
-    return top_heads(grid, count, share)
 
 
 def where(capture: Capture) -> tuple[Float[np.ndarray, "tokens 4"], str]:

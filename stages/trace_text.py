@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from headflow.attribution.frames import attribution_grid
 from headflow.errors import HeadflowError
 from headflow.execution.runs import run_example, run_gradients
 from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
 from headflow.params import Params
 from headflow.progress import progress
-from headflow.tables import ATTRIBUTIONS, TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
+from headflow.tables import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
 from headflow.tracing import text_tokens as tracing
 from headflow.tracing.bands import side_by_side
 from headflow.tracing.components import single_tokens
@@ -21,6 +20,7 @@ from headflow.tracing.intervals import numbered
 from headflow.tracing.templates import suffixes, templates
 from headflow.tracing.text_masks import attribute, plan
 from stages import paths
+from stages.carriers import read_top_heads
 from stages.door import enter
 from stages.subjects import Subjects
 
@@ -32,7 +32,7 @@ def main(params: Params, key: str) -> None:
         raise HeadflowError(f"{key}: no example is to be explained; the model may answer none correctly (set features.only_correct to false to see)")
     model, layers = subjects.model, subjects.prepared.layers
     bands = side_by_side(layers, settings.windows)
-    chosen = top_heads(key, subjects.ids, settings.top_heads, settings.top_share)
+    chosen = read_top_heads(key, subjects.ids, settings.top_heads, settings.top_share, group="text_tokens")
     tokens, roles = suffixes(subjects.rows, cross=model.image_layers is not None)
     plans = [
         plan(len(bands), len(mine), count=settings.count, corners=settings.corners, held_out=settings.held_out, seed=settings.seed) for mine in tokens
@@ -72,21 +72,6 @@ def main(params: Params, key: str) -> None:
     by_role = tables["text_roles"][1].filter(pl.col("template").is_null(), pl.col("window").is_null(), ~pl.col("role").is_in(["before", "after", "all"]))
     write_csv(by_role.pivot("heads", index="role", values="share", maintain_order=True), paths.plot("text_roles", key))
     write_json(paths.metrics("trace_text", key), metrics(tables, len(subjects), chosen, bands, plans))
-
-
-def top_heads(key: str, ids: list[str], count: int | None, share: float) -> np.ndarray:
-    """The first heads of the mean head attribution, ``[layers, heads]``.
-
-    Raises:
-        HeadflowError: attributions of other examples than the features'; more heads than there are.
-    """
-    path = paths.attributions_dir(key) / "attributions.parquet"
-    found, grid = attribution_grid(ATTRIBUTIONS.read(path))
-    if found != ids:
-        raise HeadflowError(f"{path}: attributions of other examples than the features'; run `dvc repro`")
-    if count is not None and count > grid[0].size:
-        raise HeadflowError(f"text_tokens.top_heads = {count}: the model has {grid[0].size} heads")
-    return tracing.top_heads(grid, count, share)
 
 
 def solve(ids: list[str], plans: list, targets: list, slopes: list, confidence: float, seed: int) -> list[tracing.TracedExample]:

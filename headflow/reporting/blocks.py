@@ -125,34 +125,29 @@ def in_short(findings: Iterable[tuple[str, str]], title: str = "In short", id: s
 
 def trust_header(run: Run) -> Markup:
     """Head of the page that says how far to trust the report."""
-    return (
-        tag("p", f"headflow report · {run.key}", class_="kicker")
-        + tag("h1", TRUST_TITLE)
-        + tag(
-            "p",
-            "An attribution method that nobody can check is an opinion. So before the heads of this model are believed: is the truth found where it is known, "
-            "does cutting a head do what it claims, does the sum over heads predict the model, and what can none of it show?",
-            class_="standfirst",
-        )
-        + tag("p", "What was found is told in the ", tag("a", "report", href="index.html"), ". Terms are ", tag("a", "defined at the end", href="#definitions"),
-              ".", class_="quiet")
-    )  # fmt: skip
+    standfirst = (
+        "An attribution method that nobody can check is an opinion. So before the heads of this model are believed: is the truth found where it is known, "
+        "does cutting a head do what it claims, does the sum over heads predict the model, and what can none of it show?"
+    )
+    return _further_header(run, TRUST_TITLE, standfirst, "What was found is told in the ", tag("a", "report", href="index.html"))
 
 
 def tokens_header(run: Run) -> Markup:
     """Head of the page that traces the picture through tokens and single heads."""
+    standfirst = (
+        "The heads that carry the picture take it from some of its parts and bring it to some of the words. Which words receive it, by which way and in "
+        "what order, which parts of the picture give it, and what does each head read and write?"
+    )
+    report, trust = tag("a", "report", href="index.html"), tag("a", "page of its own", href=f"{TRUST}.html")
+    return _further_header(run, TOKENS_TITLE, standfirst, "Which heads they are is told in the ", report, "; how far the method can be trusted, on a ", trust)
+
+
+def _further_header(run: Run, title: str, standfirst: str, *others: str | Markup) -> Markup:
+    """Head of a page beside the main one: ``others`` says what stands on the other pages."""
+    terms = tag("a", "defined at the end", href="#definitions")
     return (
-        tag("p", f"headflow report · {run.key}", class_="kicker")
-        + tag("h1", TOKENS_TITLE)
-        + tag(
-            "p",
-            "The heads that carry the picture take it from some of its parts and bring it to some of the words. Which words receive it, by "
-            "which way and in what order, "
-            "which parts of the picture give it, and what does each head read and write?",
-            class_="standfirst",
-        )
-        + tag("p", "Which heads they are is told in the ", tag("a", "report", href="index.html"), "; how far the method can be trusted, on a ",
-              tag("a", "page of its own", href=f"{TRUST}.html"), ". Terms are ", tag("a", "defined at the end", href="#definitions"), ".", class_="quiet")
+        tag("p", f"headflow report · {run.key}", class_="kicker") + tag("h1", title) + tag("p", standfirst, class_="standfirst")
+        + tag("p", *others, ". Terms are ", terms, ".", class_="quiet")
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import itertools
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,21 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
+def write_examples(folder: Path, answers: Sequence[str], references: int = 3) -> None:
+    """Examples of random pictures, one for each answer, and as many references as asked for."""
+    rows = [
+        {
+            "id": f"{split}-{number}", "split": split, "scene": number, "image": png(number + start), "question_kind": "asked", "question": QUESTION,
+            "answer": answers[number],
+        }
+        for split, start, count in (("explain", 0, len(answers)), ("reference", 100, references))
+        for number in range(count)
+    ]  # fmt: skip
+    frame = pl.DataFrame(rows)
+    typed = [(pl.col(name) if name in frame.columns else pl.lit(None)).cast(column.dtype).alias(name) for name, column in EXAMPLES.columns.items()]
+    EXAMPLES.write(frame.with_columns(typed).select(list(EXAMPLES.columns)), folder / "data/examples.parquet")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, checkpoints: Callable[..., Path]) -> Path:
     """A project folder in which all stages have run. Read only: copy it to change it."""
@@ -61,17 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, checkpoints: Callable[...
         "faithfulness": {"points": None, "path_points": 3},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    rows = [
-        {
-            "id": f"{split}-{number}", "split": split, "scene": number, "image": png(number + start), "question_kind": "asked", "question": QUESTION,
-            "answer": ANSWERS[number],
-        }
-        for split, start, count in (("explain", 0, EXPLAINED), ("reference", 100, 3))
-        for number in range(count)
-    ]  # fmt: skip
-    frame = pl.DataFrame(rows)
-    typed = [(pl.col(name) if name in frame.columns else pl.lit(None)).cast(column.dtype).alias(name) for name, column in EXAMPLES.columns.items()]
-    EXAMPLES.write(frame.with_columns(typed).select(list(EXAMPLES.columns)), folder / "data/examples.parquet")
+    write_examples(folder, ANSWERS)
     done = run(folder, *STAGES)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     return folder

@@ -13,7 +13,7 @@ import yaml
 from headflow.errors import HeadflowError
 from headflow.tables import ATTRIBUTIONS, CLUSTER_EXAMPLES, CLUSTER_MAPS, EXAMPLES, FEATURES, HEAD_CLUSTERS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
 from tests.checkpoints import QUESTION
-from tests.stages.test_evaluate_faithfulness import png, run
+from tests.stages.test_evaluate_faithfulness import run, write_examples
 
 LAYERS, HEADS, EXPLAINED, TOP, WORDS = 3, 4, 6, 3, 4
 ANSWERS = ("cat tree", "dog", "house", "red", "dog", "dog")
@@ -35,17 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, checkpoints: Callable[...
         "reading": READING,
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    rows = [
-        {
-            "id": f"{split}-{number}", "split": split, "scene": number, "image": png(number + start), "question_kind": "asked", "question": QUESTION,
-            "answer": ANSWERS[number],
-        }
-        for split, start, count in (("explain", 0, EXPLAINED), ("reference", 100, 3))
-        for number in range(count)
-    ]  # fmt: skip
-    frame = pl.DataFrame(rows)
-    typed = [(pl.col(name) if name in frame.columns else pl.lit(None)).cast(column.dtype).alias(name) for name, column in EXAMPLES.columns.items()]
-    EXAMPLES.write(frame.with_columns(typed).select(list(EXAMPLES.columns)), folder / "data/examples.parquet")
+    write_examples(folder, ANSWERS)
     done = run(folder, *STAGES)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     return folder
