@@ -1,6 +1,7 @@
 """One figure of the article: a question, the figure that answers it, what to see, and how it was computed."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ CHART = "application/vnd.vegalite.v6+json"
 VERSION = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 """Vega-Lite version of the specs, as vl-convert names it."""
 LARGEST_PNG = 300_000
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 (section 2.2) allows no document to hold."""
 
 
 def show(figure: str, *, asks: str, says: str, body: alt.TopLevelMixin | Markup | None, how: str, terms: Sequence[str] = ()) -> None:
@@ -38,9 +41,19 @@ def show(figure: str, *, asks: str, says: str, body: alt.TopLevelMixin | Markup 
     if isinstance(body, Markup):
         display(_html(tag("div", body, class_="block")))
     else:
-        spec = body.properties(description=f"{asks} {says}").to_dict()
+        spec = drawable_text(body.properties(description=f"{asks} {says}").to_dict())
         display({CHART: spec, "image/png": png(spec), "text/plain": f"{asks} {says}"}, raw=True, metadata={"headflow": {"figure": figure}})
     display(_html(tag("p", tag("b", "How: "), how, defined, class_="how")))
+
+
+def drawable_text(part: Any) -> Any:
+    """A chart's specification in which every text can stand in an SVG: tokens of a model may hold characters that XML forbids, at which the drawing
+    library would end the whole process. They are shown as U+FFFD."""
+    if isinstance(part, str):
+        return _FORBIDDEN.sub("\ufffd", part)
+    if isinstance(part, dict):
+        return {drawable_text(name): drawable_text(value) for name, value in part.items()}
+    return [drawable_text(item) for item in part] if isinstance(part, list) else part
 
 
 class _html:

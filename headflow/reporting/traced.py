@@ -22,6 +22,9 @@ TABLES = {
 }  # fmt: skip
 """The tables that the page is made from, by the name under which their paths are given."""
 
+NUMBERED_ANEW = ("head_maps", "head_words", "head_writing")
+"""Tables that count layers along those that read the picture; the others give decoder layers."""
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -71,7 +74,9 @@ def load(run: Run, inputs: Mapping[str, str]) -> Traced | None:
         return None
     known, frames = set(run.explained), {}
     for name, table in TABLES.items():
-        frame = by_decoder_layer(table.read(Path(inputs[name])), run.model.get("image_layers"))
+        frame = table.read(Path(inputs[name]))
+        if name in NUMBERED_ANEW:
+            frame = by_decoder_layer(frame, run.model.get("image_layers"))
         if "id" in frame.columns and (strangers := set(frame["id"].drop_nulls().unique()) - known):
             raise HeadflowError(f"{inputs[name]}: example {min(strangers)!r} is not among those explained, so it is of another run; run `dvc repro`")
         frames[name] = frame

@@ -11,8 +11,9 @@ import yaml
 
 from headflow.files import read_json
 from headflow.tables import FEATURES, TARGETS
-from tests.closure import ROOT, import_closure
+from tests.closure import ROOT
 from tests.pipeline.conftest import Project
+from tests.pipeline.declare import modules
 
 MODEL_STAGES = (
     "prepare_model", "extract_features", "sample_masks", "run_ablations", "fit_attributions", "evaluate_faithfulness", "compare_baselines", "score_planted",
@@ -50,11 +51,11 @@ def test_targets_with_all_heads_intact_are_the_stock_targets(finished: Project) 
     assert (both["target"] - both["stock_target"]).abs().max() < 1e-3
 
 
-def test_a_clustering_param_runs_clustering_and_report_only_and_can_be_an_experiment(project: Project) -> None:
+def test_a_clustering_param_runs_what_reads_clusters_and_can_be_an_experiment(project: Project) -> None:
     project.set_params(lambda params: params["clusters"].update(max_clusters=4))
-    assert project.changed_stages() == {"cluster_heads@tiny", "render_report@tiny"}
+    assert project.changed_stages() == {"cluster_heads@tiny", "read_heads@tiny", "render_report@tiny"}
     ran = re.findall(r"Running stage '([^']+)'", project.dvc("exp", "run", "--set-param", "clusters.max_clusters=3").stdout)
-    assert ran == ["cluster_heads@tiny", "render_report@tiny"]
+    assert ran == ["cluster_heads@tiny", "read_heads@tiny", "render_report@tiny"]
     assert "clusters.max_clusters" in project.dvc("params", "diff").stdout
     assert project.dvc("metrics", "diff").returncode == 0
     assert Path(project.dvc("plots", "show").stdout.strip().splitlines()[-1].removeprefix("file://")).is_file()
@@ -65,10 +66,11 @@ def test_an_edit_of_a_module_runs_exactly_the_stages_that_import_it(project: Pro
     with open(project.folder / module, "a") as file:
         file.write("\n# edited\n")
     direct = {line.rstrip(":") for line in project.dvc("status").stdout.splitlines() if line.endswith(":") and not line.startswith((" ", "\t"))}
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     importing = {
-        f"{stage.stem}@tiny" if stage.stem in MODEL_STAGES else stage.stem
-        for stage in (ROOT / "stages").glob("*.py")
-        if "enter(main" in stage.read_text() and ROOT / module in import_closure(stage)
+        f"{name}@tiny" if name in MODEL_STAGES else name
+        for name, stage in declared.items()
+        if module in modules(name, stage.get("do", stage)["deps"])
     }
     assert direct == importing and importing
 
