@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     facts.add_row("memory per batch", f"{_size(found.batch_bytes)} for {found.batch} masked forwards at once ({how})")
     facts.add_row("speed", f"{found.rate:,.0f} masked forwards a second; one stock forward {found.capture_s:.2f} s")
     run_s = found.seconds(examples, references, masks)
-    facts.add_row("time, current params", f"about {_duration(run_s)}: {examples:,} examples × {masks:,} masks, {references:,} references")
+    facts.add_row("time, current params", f"about {_duration(run_s)} for head attribution: {examples:,} examples × {masks:,} masks, {references:,} references")
     print_table(console, facts)
 
     measured = table("check", "relative difference", "allowed", "what it shows")
