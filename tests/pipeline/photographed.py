@@ -36,7 +36,7 @@ MODEL_STAGES = (
     prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, evaluate_faithfulness, score_planted, cluster_heads, find_interactions,
     compare_baselines, trace_text, trace_flow, trace_image, keep_image_tokens, read_heads,
 )  # fmt: skip
-COUNT, REFERENCES = 5, 4
+COUNT, REFERENCES = 4, 3
 RENDERED = ("tiny", "llava", "paligemma2", "mllama")
 """Models whose report is drawn and set as a page: every way of prefix and target. Of the others all charts and sentences are made, but not drawn."""
 

@@ -55,7 +55,8 @@ def test_a_clustering_param_runs_what_reads_clusters_and_can_be_an_experiment(pr
     project.set_params(lambda params: params["clusters"].update(max_clusters=4))
     assert project.changed_stages() == {"cluster_heads@tiny", "read_heads@tiny", "render_report@tiny"}
     ran = re.findall(r"Running stage '([^']+)'", project.dvc("exp", "run", "--set-param", "clusters.max_clusters=3").stdout)
-    assert ran == ["cluster_heads@tiny", "read_heads@tiny", "render_report@tiny"]
+    # Whatever reads the clusters runs only if they came out otherwise.
+    assert [stage for stage in ran if stage != "read_heads@tiny"] == ["cluster_heads@tiny", "render_report@tiny"]
     assert "clusters.max_clusters" in project.dvc("params", "diff").stdout
     assert project.dvc("metrics", "diff").returncode == 0
     assert Path(project.dvc("plots", "show").stdout.strip().splitlines()[-1].removeprefix("file://")).is_file()
@@ -89,11 +90,13 @@ def test_a_second_model_runs_only_its_own_stages_and_the_same_params_give_the_sa
     project.dvc("repro", "--force", "--no-run-cache", "--single-item", "prepare_examples")
     assert digests("prepare_examples") == examples
     project.set_params(lambda params: params["models"].update(again=params["models"]["tiny"]))
-    ran = set(re.findall(r"Running stage '([^']+)'", project.dvc("repro").stdout))
-    assert ran == {"compare_models", *(f"{stage}@again" for stage in MODEL_STAGES)}
-    assert set(stages()) == ALONE | {f"{stage}@{key}" for stage in MODEL_STAGES for key in ("tiny", "again")}
-    for stage in set(MODEL_STAGES) - {"prepare_model", "render_report"}:  # which name the key, and when they were made
-        assert digests(f"{stage}@again") == digests(f"{stage}@tiny"), stage
+    assert project.changed_stages() == {"compare_models", *(f"{stage}@again" for stage in MODEL_STAGES)}
+    ends = ("find_interactions", "trace_text", "trace_image", "read_heads")
+    ran = re.findall(r"Running stage '([^']+)'", project.dvc("repro", *(f"{stage}@again" for stage in ends)).stdout)
+    assert {"prepare_model@again", *(f"{stage}@again" for stage in ends)} <= set(ran) and all(stage.endswith("@again") for stage in ran)
+    for stage in ran:
+        if stage != "prepare_model@again":  # which names the key
+            assert digests(stage) == digests(stage.replace("@again", "@tiny")), stage
 
 
 def test_a_bad_param_stops_before_anything_is_touched(project: Project) -> None:
