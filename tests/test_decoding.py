@@ -24,6 +24,7 @@ from headflow.suffix import prepared
 from tests import reference
 from tests.closure import ROOT, import_closure
 from tests.conftest import random_picture
+from tests.draws import Factors
 from tests.families import FAMILIES, QUESTION
 
 TOLERANCE = 1e-5
@@ -94,28 +95,13 @@ def test_without_a_gate_the_tokens_are_those_of_generate(family, monkeypatch):
 # --- under gates, against a full recomputation
 
 
-class Draw:
+class Draw(Factors):
     """Random factors of the right shapes for one capture, three forwards each."""
 
     def __init__(self, capture: Capture, seed: int = 0) -> None:
         self.random = torch.Generator().manual_seed(seed)
         self.layers, self.heads, self.suffix, self.positions = capture.lvlm.layers, capture.lvlm.heads, capture.suffix, capture.key_positions
         self.image, self.cross = capture.key_image, capture.mode == "cross"
-
-    def real(self, *shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=self.random)
-
-    def bits(self, *shape: int) -> torch.Tensor:
-        return (self.real(*shape) < 0.5).float()
-
-    def image_keys(self, amounts: torch.Tensor) -> torch.Tensor:
-        keys = torch.zeros(*amounts.shape[:-1], self.positions)
-        keys[..., self.image] = amounts
-        return keys
-
-    @property
-    def width(self) -> int:
-        return self.image.stop - self.image.start
 
     def text_keys(self, *shape: int) -> torch.Tensor:
         """Tokens of the text after the picture, but for the last two; some of the picture where it stands in no sequence."""

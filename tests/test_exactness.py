@@ -17,6 +17,7 @@ from headflow.suffix import make_bank, prepared, run_suffix
 from tests import reference
 from tests.checkpoints import QUESTION, QWEN_CHAT, SYSTEM_CHAT
 from tests.conftest import random_picture
+from tests.draws import Factors
 
 TOLERANCE = 1e-5
 FORWARDS = 3
@@ -42,28 +43,13 @@ def moved(capture: Capture, gates: list[Gate], baseline: Baseline) -> float:
     return reference.relative(engine(capture, gates, baseline)[0, -1], capture.logits)
 
 
-class Draw:
+class Draw(Factors):
     """Random factors of the right shapes for one capture."""
 
     def __init__(self, capture: Capture, seed: int = 0) -> None:
         model = capture.lvlm
         self.random = torch.Generator().manual_seed(seed)
         self.layers, self.heads, self.suffix, self.positions, self.image = model.layers, model.heads, capture.suffix, len(capture.input_ids), capture.image
-
-    def real(self, *shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=self.random)
-
-    def bits(self, *shape: int) -> torch.Tensor:
-        return (self.real(*shape) < 0.5).float()
-
-    def image_keys(self, values: torch.Tensor) -> torch.Tensor:
-        keys = torch.zeros(*values.shape[:-1], self.positions)
-        keys[..., self.image] = values
-        return keys
-
-    @property
-    def width(self) -> int:
-        return self.image.stop - self.image.start
 
 
 def test_the_answer_key_itself_equals_the_stock_model(pair):

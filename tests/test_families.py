@@ -28,6 +28,7 @@ from headflow.models.lvlm import LVLM
 from headflow.suffix import make_bank, prepared, run_suffix
 from headflow.targets import Target
 from tests import reference
+from tests.draws import Factors
 from tests.families import FAMILIES, QUESTION, Family
 
 TOLERANCE = 1e-5
@@ -100,7 +101,7 @@ def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
     return cases(request.param)
 
 
-class Draw:
+class Draw(Factors):
     """Random factors of the right shapes for one capture."""
 
     def __init__(self, capture: Capture, seed: int = 0) -> None:
@@ -108,21 +109,6 @@ class Draw:
         self.shape = (FORWARDS, capture.lvlm.layers, capture.lvlm.heads)
         self.suffix, self.positions, self.image = capture.suffix, capture.key_positions, capture.key_image
         self.roles = capture.roles[-capture.suffix :]
-
-    def real(self, *shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=self.random)
-
-    def bits(self, *shape: int) -> torch.Tensor:
-        return (self.real(*shape) < 0.5).float()
-
-    def image_keys(self, amounts: torch.Tensor) -> torch.Tensor:
-        keys = torch.zeros(*amounts.shape[:-1], self.positions)
-        keys[..., self.image] = amounts
-        return keys
-
-    @property
-    def width(self) -> int:
-        return self.image.stop - self.image.start
 
     @property
     def source(self) -> torch.Tensor:
