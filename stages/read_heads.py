@@ -19,7 +19,7 @@ from headflow.execution.store import ResultStore
 from headflow.files import write_json
 from headflow.models.capture import Capture
 from headflow.models.lvlm import LVLM
-from headflow.models.places import places
+from headflow.models.places import boxes_on_picture
 from headflow.params import Params, ReadingParams
 from headflow.progress import progress
 from headflow.tables import ATTRIBUTIONS, CLUSTER_EXAMPLES, CLUSTER_MAPS, HEAD_CLUSTERS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
@@ -113,12 +113,8 @@ def look(
         if not np.isfinite(found).all():
             raise HeadflowError(f"example {subject.id}: the attribution of an image token is not a finite number; run this model in float32 or bfloat16")
         store.put([(unit, found)])
-    try:
-        measured, unplaced = places(capture), None
-        boxes, unplaced = measured.boxes, None if measured.exact else measured.reason
-    except HeadflowError as error:
-        boxes, unplaced = np.full((final.shape[1], 4), np.nan), str(error)
-    return Seen((final, text, found.reshape(final.shape)), boxes, unplaced)
+    boxes, reason = boxes_on_picture(capture)
+    return Seen((final, text, found.reshape(final.shape)), boxes, reason or None)
 
 
 def top_heads(grid: Float[np.ndarray, "examples layers heads"], most: int) -> list[Head]:

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from headflow.components import ImageTokens
 from headflow.errors import HeadflowError
 from headflow.execution.runs import run_example, run_gradients
 from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
-from headflow.models.capture import Capture
-from headflow.models.places import places
+from headflow.models.places import boxes_on_picture
 from headflow.params import Params
 from headflow.progress import Counter, progress
 from headflow.tables import (
@@ -55,7 +54,7 @@ def main(params: Params, key: str) -> None:
         for subject, picture in zip(subjects, numbers, strict=True):
             prepare = cache(subject.prepare)
             capture = prepare()[0]
-            boxes, reason = where(capture)
+            boxes, reason = boxes_on_picture(capture)
             unplaced |= {reason} - {""}
             centres = known_centres(boxes, len(boxes))
             try:
@@ -103,15 +102,6 @@ def main(params: Params, key: str) -> None:
             "places_unknown": min(unplaced, default=None),
         },
     )  # fmt: skip
-
-
-def where(capture: Capture) -> tuple[Float[np.ndarray, "tokens 4"], str]:
-    """The box of each image token on the picture, nan where it has none; and why no token has one, where none has."""
-    try:
-        measured = places(capture)
-    except HeadflowError as error:
-        return np.full((capture.key_image.stop - capture.key_image.start, 4), np.nan), str(error)
-    return measured.boxes, "" if measured.exact else measured.reason
 
 
 def runs(store: ResultStore, subject: Subject, prepare, chosen: Bool[np.ndarray, "layers heads"] | None, params: Params, bar: Counter) -> Runs:

@@ -1,6 +1,7 @@
 """What is read off the stock model, example by example, before any intervention."""
 
 import string
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,20 +28,29 @@ class ImageAttention:
 
 
 @torch.no_grad()
-def image_attention(capture: Capture) -> ImageAttention:
-    """Attention to the picture of every head of the stock model; full attention tensors are held one layer at a time."""
+def watch_image_attention(capture: Capture, take: Callable[[int, Float[Tensor, "heads suffix image"]], None]) -> None:
+    """Run the stock model's suffix and hand every reading layer's attention to the image positions to ``take``, with the layer's number
+    among those that read the picture; full attention tensors are held one layer at a time."""
     model = capture.lvlm
-    shares = torch.zeros(model.layers, model.heads, capture.suffix)
 
     def record(layer: int, weights: Float[Tensor, "batch heads queries keys"]) -> None:
         if (ordinal := bank.ordinal(layer)) is not None:
-            image = bank.place(layer)[1]
-            shares[ordinal] = weights[0, :, -capture.suffix :, image].float().sum(-1).cpu()
+            take(ordinal, weights[0, :, -capture.suffix :, bank.place(layer)[1]].float())
 
     intact = ablate_heads(torch.ones(1, model.layers, model.heads, device=model.device), "nothing")
     bank = make_bank(capture, closed_baseline())
     with prepared(capture):
         run_suffix(capture, bank, [intact], last=None, record=record)
+
+
+def image_attention(capture: Capture) -> ImageAttention:
+    """Attention to the picture of every head of the stock model."""
+    shares = torch.zeros(capture.lvlm.layers, capture.lvlm.heads, capture.suffix)
+
+    def take(layer: int, weights: Float[Tensor, "heads suffix image"]) -> None:
+        shares[layer] = weights.sum(-1).cpu()
+
+    watch_image_attention(capture, take)
     return ImageAttention(final=shares[:, :, capture.roles.index("final") - len(capture.roles)], suffix=shares.mean(-1))
 
 

@@ -22,12 +22,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from headflow.errors import HeadflowError
-from headflow.gates import Gate
-from headflow.models.baselines import closed_baseline
 from headflow.models.capture import Capture
+from headflow.models.features import watch_image_attention
 from headflow.models.lvlm import LVLM, Picture, _explained
 from headflow.prompts import image_span
-from headflow.suffix import make_bank, prepared, run_suffix
 
 How = Literal["removed", "closed"]
 Positions = Literal["kept", "renumbered"]
@@ -268,21 +266,15 @@ def image_token_attention(capture: Capture, queries: Literal["final", "suffix"] 
         capture: the example.
         queries: that of the last prompt token, or the mean over all prompt tokens after the image span.
     """
-    model = capture.lvlm
     total = torch.zeros(capture.key_image.stop - capture.key_image.start)
     roles = capture.roles[-capture.suffix :]
     asked = torch.tensor([role == "final" if queries == "final" else role != "answer" for role in roles])
 
-    def record(layer: int, weights: Float[Tensor, "batch heads queries keys"]) -> None:
-        if bank.ordinal(layer) is not None:
-            seen = weights[0, :, -capture.suffix :, bank.place(layer)[1]].float()
-            total.add_(seen[:, asked.to(seen.device)].mean((0, 1)).cpu())
+    def take(layer: int, weights: Float[Tensor, "heads suffix image"]) -> None:
+        total.add_(weights[:, asked.to(weights.device)].mean((0, 1)).cpu())
 
-    intact = Gate("nothing", layers=torch.zeros(model.layers, device=model.device))
-    bank = make_bank(capture, closed_baseline())
-    with prepared(capture):
-        run_suffix(capture, bank, [intact], last=None, record=record)
-    return total / model.layers
+    watch_image_attention(capture, take)
+    return total / capture.lvlm.layers
 
 
 @torch.no_grad()

@@ -82,6 +82,15 @@ def places(capture: Capture) -> Places:
     return known[key]
 
 
+def boxes_on_picture(capture: Capture) -> tuple[Float[np.ndarray, "image 4"], str]:
+    """The box of each image token on the picture, NaN where it has none; and why no token has one, where none has."""
+    try:
+        measured = places(capture)
+    except HeadflowError as error:
+        return np.full((capture.key_image.stop - capture.key_image.start, 4), np.nan), str(error)
+    return measured.boxes, "" if measured.exact else measured.reason
+
+
 def _measure(capture: Capture) -> Places:
     lvlm, size = capture.lvlm, capture.picture.size
     black, white = pixel_inputs(lvlm, size, capture.question)

@@ -20,11 +20,10 @@ from jaxtyping import Float
 from headflow.ablation import BatchSize
 from headflow.attribution.masks import sample_corners
 from headflow.components import ImageTokens
-from headflow.gates import ablate_heads
 from headflow.local_differences import token_effects
-from headflow.models.baselines import Baseline, closed_baseline
+from headflow.models.baselines import Baseline
 from headflow.models.capture import Capture
-from headflow.suffix import make_bank, prepared, run_suffix
+from headflow.models.features import watch_image_attention
 from headflow.tables import CLUSTER_MAPS, HEAD_MAPS, Table
 from headflow.targets import Kind, Target
 
@@ -32,7 +31,6 @@ Head = tuple[int, int]
 _AT_ONCE = 1 << 24  # numbers (corners × heads × tokens) that are held at a time
 
 
-@torch.no_grad()
 def attention_maps(capture: Capture) -> tuple[Float[np.ndarray, "layers heads image"], Float[np.ndarray, "layers heads image"]]:
     """Attention weight of every head of the stock model on every image token, 0..1; full attention is held one layer at a time.
 
@@ -46,15 +44,10 @@ def attention_maps(capture: Capture) -> tuple[Float[np.ndarray, "layers heads im
     final = np.zeros((model.layers, model.heads, capture.key_image.stop - capture.key_image.start), np.float32)
     suffix = np.zeros_like(final)
 
-    def record(layer: int, weights: Float[torch.Tensor, "batch heads queries keys"]) -> None:
-        if (ordinal := bank.ordinal(layer)) is not None:
-            image = weights[0, :, -capture.suffix :, bank.place(layer)[1]].float()
-            final[ordinal], suffix[ordinal] = image[:, at].cpu().numpy(), image.mean(1).cpu().numpy()
+    def take(layer: int, weights: Float[torch.Tensor, "heads suffix image"]) -> None:
+        final[layer], suffix[layer] = weights[:, at].cpu().numpy(), weights.mean(1).cpu().numpy()
 
-    intact = ablate_heads(torch.ones(1, model.layers, model.heads, device=model.device), "nothing")
-    bank = make_bank(capture, closed_baseline())
-    with prepared(capture):
-        run_suffix(capture, bank, [intact], last=None, record=record)
+    watch_image_attention(capture, take)
     return final, suffix
 
 
