@@ -5,7 +5,7 @@ from jaxtyping import Bool
 
 from headflow.attribution.frames import attribution_grid
 from headflow.errors import HeadflowError
-from headflow.tables import ATTRIBUTIONS
+from headflow.tables.ablations import ATTRIBUTIONS
 from headflow.tracing.text_tokens import top_heads
 from stages import paths
 

@@ -17,21 +17,21 @@ from headflow.attribution.groups import label_columns
 from headflow.errors import HeadflowError
 from headflow.files import write_json
 from headflow.params import Params
-from headflow.tables import (
-    ATTRIBUTIONS,
+from headflow.tables.ablations import ATTRIBUTIONS
+from headflow.tables.clusters import (
     CLUSTER_EXAMPLES,
     CLUSTER_NAMES,
     CLUSTERS,
     EXAMPLE_MAP,
-    EXAMPLES,
     HEAD_CLUSTERS,
     LOOK_CONTRASTS,
     LOOK_PAIRS,
     PROFILES,
     SEPARATION,
     SIMILARITIES,
-    UNIQUE_EFFECTS,
-)  # fmt: skip
+)
+from headflow.tables.examples import EXAMPLES
+from headflow.tables.interactions import UNIQUE_EFFECTS
 from stages import paths
 from stages.door import enter
 

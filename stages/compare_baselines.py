@@ -24,7 +24,7 @@ from headflow.files import write_json
 from headflow.params import BaselinesParams, Params
 from headflow.progress import Counter, progress
 from headflow.seeds import generator
-from headflow.tables import (
+from headflow.tables.baselines import (
     BASELINE_AGREEMENT,
     BASELINE_ATTRIBUTIONS,
     BASELINE_DIFFERENCES,
@@ -32,8 +32,8 @@ from headflow.tables import (
     BASELINE_GAPS,
     BASELINE_HEADS,
     BASELINE_SUMMARY,
-    Table,
 )
+from headflow.tables.schema import Table
 from stages import paths
 from stages.door import enter
 from stages.subjects import NoBaseline, Subject, Subjects

@@ -16,7 +16,9 @@ from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
 from headflow.params import FaithfulnessParams, Params
 from headflow.progress import progress
-from headflow.tables import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, ATTENTION, ATTRIBUTIONS, CURVE_BANDS, CURVES, RANKINGS
+from headflow.tables.ablations import ATTRIBUTIONS
+from headflow.tables.examples import ATTENTION
+from headflow.tables.faithfulness import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES, RANKINGS
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subject, Subjects

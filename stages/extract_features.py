@@ -17,7 +17,7 @@ from headflow.models.loading import load_prepared, prepared_processor
 from headflow.params import Params
 from headflow.progress import progress
 from headflow.seeds import generator
-from headflow.tables import ATTENTION, EXAMPLES, FEATURES, SKIPPED
+from headflow.tables.examples import ATTENTION, EXAMPLES, FEATURES, SKIPPED
 from headflow.targets import Target
 from stages import paths
 from stages.door import enter

@@ -9,7 +9,8 @@ from headflow.attribution.masks import unpack
 from headflow.attribution.regression import Attribution
 from headflow.files import write_json
 from headflow.params import Params
-from headflow.tables import ATTRIBUTIONS, FITS, INTERACTION_FITS, INTERACTIONS, MASKS, TARGETS
+from headflow.tables.ablations import ATTRIBUTIONS, FITS, MASKS, TARGETS
+from headflow.tables.interactions import INTERACTION_FITS, INTERACTIONS
 from stages import paths
 from stages.door import enter
 

@@ -7,7 +7,7 @@ from headflow.files import write_json
 from headflow.models.planted.circuits import CIRCUITS
 from headflow.params import Params
 from headflow.progress import progress
-from headflow.tables import PLANTED_SCORES
+from headflow.tables.planted import PLANTED_SCORES
 from stages import paths
 from stages.door import enter
 

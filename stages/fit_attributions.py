@@ -14,7 +14,8 @@ from headflow.errors import HeadflowError
 from headflow.files import write_csv, write_json
 from headflow.models.prepared import read_prepared
 from headflow.params import Params
-from headflow.tables import ATTRIBUTIONS, EFFORT, EXAMPLES, FEATURES, FITS, GRADIENTS, GROWTH, HEAD_SUMMARY, MASKS, PREDICTIONS, TARGETS
+from headflow.tables.ablations import ATTRIBUTIONS, EFFORT, FITS, GRADIENTS, GROWTH, HEAD_SUMMARY, MASKS, PREDICTIONS, TARGETS
+from headflow.tables.examples import EXAMPLES, FEATURES
 from stages import paths
 from stages.door import enter
 

@@ -13,7 +13,8 @@ from headflow.models.answering import picture_sizes
 from headflow.models.keeping import best
 from headflow.params import Params
 from headflow.progress import progress
-from headflow.tables import IMAGE_TOKENS, KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
+from headflow.tables.image_tokens import IMAGE_TOKENS
+from headflow.tables.keeping import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subjects

@@ -5,7 +5,7 @@ import polars as pl
 from headflow.datasets.sources import make_examples
 from headflow.files import write_json
 from headflow.params import Params
-from headflow.tables import EXAMPLES, SKIPPED
+from headflow.tables.examples import EXAMPLES, SKIPPED
 from stages import paths
 from stages.door import enter
 

@@ -12,7 +12,7 @@ from headflow.models.planted.circuits import find_circuit
 from headflow.models.planted.truth import truth_table
 from headflow.models.prepared import CHECKPOINT, FILE, TRUTH, PreparedModel
 from headflow.params import EMBEDDED, PLANTED, ModelParams, Params
-from headflow.tables import TRUTHS
+from headflow.tables.planted import TRUTHS
 from stages import paths
 from stages.door import enter
 

@@ -22,7 +22,9 @@ from headflow.models.lvlm import LVLM
 from headflow.models.places import boxes_on_picture
 from headflow.params import Params, ReadingParams
 from headflow.progress import progress
-from headflow.tables import ATTRIBUTIONS, CLUSTER_EXAMPLES, CLUSTER_MAPS, HEAD_CLUSTERS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
+from headflow.tables.ablations import ATTRIBUTIONS
+from headflow.tables.clusters import CLUSTER_EXAMPLES, HEAD_CLUSTERS
+from headflow.tables.heads import CLUSTER_MAPS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
 from headflow.tracing.agreement import map_agreement, over_examples
 from headflow.tracing.head_maps import Head, Maps, attention_maps, attribution_maps, averaged, cluster_maps_table, head_maps_table, means_over
 from headflow.tracing.residual import find_paths

@@ -21,7 +21,7 @@ from headflow.files import write_json
 from headflow.models.lvlm import open_picture
 from headflow.params import Params
 from headflow.progress import Counter, progress
-from headflow.tables import GRADIENTS, MASKS, TARGETS
+from headflow.tables.ablations import GRADIENTS, MASKS, TARGETS
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subjects, fed_answer

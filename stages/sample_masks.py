@@ -3,7 +3,7 @@
 from headflow.attribution.masks import mask_table
 from headflow.models.prepared import read_prepared
 from headflow.params import Params
-from headflow.tables import MASKS
+from headflow.tables.ablations import MASKS
 from stages import paths
 from stages.door import enter
 

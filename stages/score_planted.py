@@ -7,7 +7,10 @@ from headflow.files import write_json
 from headflow.models.planted.circuits import find_circuit, no_truth
 from headflow.models.prepared import read_prepared
 from headflow.params import Params
-from headflow.tables import ATTRIBUTIONS, EXAMPLES, PLANTED_SCORES, RANKINGS
+from headflow.tables.ablations import ATTRIBUTIONS
+from headflow.tables.examples import EXAMPLES
+from headflow.tables.faithfulness import RANKINGS
+from headflow.tables.planted import PLANTED_SCORES
 from stages import paths
 from stages.door import enter
 

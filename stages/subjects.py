@@ -16,7 +16,7 @@ from headflow.models.loading import load_prepared
 from headflow.models.lvlm import LVLM
 from headflow.models.prepared import PreparedModel, read_prepared
 from headflow.params import Params
-from headflow.tables import EXAMPLES, FEATURES
+from headflow.tables.examples import EXAMPLES, FEATURES
 from headflow.targets import Target
 from stages import paths
 from stages.references import known_references, make_baseline

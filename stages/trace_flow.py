@@ -13,7 +13,7 @@ from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
 from headflow.params import Params
 from headflow.progress import progress
-from headflow.tables import FLOW_BANDS, FLOW_CONTRASTS, FLOW_DEPTHS, FLOW_EFFECTS
+from headflow.tables.flow import FLOW_BANDS, FLOW_CONTRASTS, FLOW_DEPTHS, FLOW_EFFECTS
 from headflow.tracing.bands import as_masks, sweep
 from headflow.tracing.components import FROM_IMAGE, ROUTES, Routes, routes
 from headflow.tracing.flow import ALL, PICTURE, Flow, effects_table, flow_masks

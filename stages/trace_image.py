@@ -17,16 +17,8 @@ from headflow.files import write_csv, write_json
 from headflow.models.places import boxes_on_picture
 from headflow.params import Params
 from headflow.progress import Counter, progress
-from headflow.tables import (
-    EXAMPLES,
-    IMAGE_BACKGROUND,
-    IMAGE_CURVES,
-    IMAGE_FITS,
-    IMAGE_SHARE_MEANS,
-    IMAGE_SHARES,
-    IMAGE_SPARSITY,
-    IMAGE_TOKENS,
-)
+from headflow.tables.examples import EXAMPLES
+from headflow.tables.image_tokens import IMAGE_BACKGROUND, IMAGE_CURVES, IMAGE_FITS, IMAGE_SHARE_MEANS, IMAGE_SHARES, IMAGE_SPARSITY, IMAGE_TOKENS
 from headflow.tracing import image_tables as tables
 from headflow.tracing.head_maps import attention_maps
 from headflow.tracing.image_tokens import Effort, Groups, Runs, trace

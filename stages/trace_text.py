@@ -12,7 +12,7 @@ from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
 from headflow.params import Params
 from headflow.progress import progress
-from headflow.tables import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
+from headflow.tables.text_tokens import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
 from headflow.tracing import text_tokens as tracing
 from headflow.tracing.bands import side_by_side
 from headflow.tracing.components import single_tokens

@@ -24,7 +24,7 @@ from headflow.models.lvlm import LVLM, _OneRun
 from headflow.models.processors import load_processor
 from headflow.params import Params
 from headflow.prompts import before_answer, image_span, prompt_text
-from headflow.tables import FEATURES
+from headflow.tables.examples import FEATURES
 from headflow.targets import Target
 from stages import extract_features, prepare_examples, prepare_model, run_ablations, sample_masks, subjects
 from tests.families import FAMILIES, QUESTION

@@ -4,7 +4,9 @@ import polars as pl
 import pytest
 
 from headflow.errors import HeadflowError
-from headflow.tables import ALL_TABLES, EXAMPLES, TARGETS
+from headflow.tables.ablations import TARGETS
+from headflow.tables.catalogue import ALL_TABLES
+from headflow.tables.examples import EXAMPLES
 
 GOOD = pl.DataFrame({"id": ["a", "b"], "mask": [0, 1], "target": [0.5, -1.0]})
 

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from headflow.attribution.groups import mean_interval
 from headflow.attribution.multiple import holm
 from headflow.attribution.regression import correlations
-from headflow.tables import BASELINE_AGREEMENT, BASELINE_DIFFERENCES, BASELINE_HEADS, BASELINE_SUMMARY, Table
+from headflow.tables.baselines import BASELINE_AGREEMENT, BASELINE_DIFFERENCES, BASELINE_HEADS, BASELINE_SUMMARY
+from headflow.tables.schema import Table
 
 PAIRED = ("total_effect", "held_out_r", "probability")
 """Measures whose differences between baselines are tested within pictures."""

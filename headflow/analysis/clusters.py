@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from headflow.analysis.distances import cosine_distances
-from headflow.tables import EXAMPLE_MAP, HEAD_CLUSTERS, PROFILES
+from headflow.tables.clusters import EXAMPLE_MAP, HEAD_CLUSTERS, PROFILES
 
 CLEAR_SILHOUETTE = 0.1  # below it no number of clusters is worth showing
 

@@ -6,7 +6,8 @@ from jaxtyping import Float
 
 from headflow.analysis.clusters import HeadClusters
 from headflow.analysis.permutations import Exchange
-from headflow.tables import CLUSTER_EXAMPLES, CLUSTER_NAMES, CLUSTERS, Table
+from headflow.tables.clusters import CLUSTER_EXAMPLES, CLUSTER_NAMES, CLUSTERS
+from headflow.tables.schema import Table
 
 
 def clusters_table(clusters: HeadClusters, jaccard: Float[np.ndarray, "clusters"]) -> pl.DataFrame:

@@ -21,7 +21,8 @@ from headflow.attribution.groups import mean_interval
 from headflow.attribution.multiple import holm
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
-from headflow.tables import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY, Table
+from headflow.tables.keeping import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
+from headflow.tables.schema import Table
 
 SELECTIONS = ("attribution", "attention", "position", "random")
 WAYS = ("baseline", "closed", "removed")

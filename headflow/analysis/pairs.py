@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from headflow.analysis.distances import cosine_distances
 from headflow.analysis.permutations import Exchange
 from headflow.seeds import generator
-from headflow.tables import LOOK_CONTRASTS, LOOK_PAIRS, SIMILARITIES
+from headflow.tables.clusters import LOOK_CONTRASTS, LOOK_PAIRS, SIMILARITIES
 
 KINDS = ("meaning", "looks")
 ALIKE = 0.5

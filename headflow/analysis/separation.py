@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from headflow.analysis.distances import cosine_distances
 from headflow.analysis.permutations import Exchange
 from headflow.seeds import generator
-from headflow.tables import SEPARATION
+from headflow.tables.clusters import SEPARATION
 
 _CELLS = 4_000_000  # numbers held at once for a block of permutations: 32 MB
 

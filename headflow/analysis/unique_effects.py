@@ -13,7 +13,7 @@ from jaxtyping import Float
 from headflow.analysis.permutations import Exchange
 from headflow.analysis.separation import repeated_values
 from headflow.seeds import generator
-from headflow.tables import UNIQUE_EFFECTS
+from headflow.tables.interactions import UNIQUE_EFFECTS
 
 KINDS = ("meaning", "looks")
 _CELLS = 8_000_000  # numbers held at once for a block of permutations: 64 MB

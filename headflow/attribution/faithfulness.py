@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int
 
 from headflow.attribution.groups import mean_interval
 from headflow.attribution.multiple import holm
-from headflow.tables import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES, Table
+from headflow.tables.faithfulness import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES
+from headflow.tables.schema import Table
 
 MEASURES = ("faithfulness", "completeness")
 NONE, ALL = 0, 1

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
-from headflow.tables import HEAD_SUMMARY
+from headflow.tables.ablations import HEAD_SUMMARY
 
 LABEL_PREFIXES = ("meaning_", "looks_")
 

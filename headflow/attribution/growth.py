@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from headflow.attribution.regression import correlations, fit, resolve_estimator
-from headflow.tables import GROWTH
+from headflow.tables.ablations import GROWTH
 
 
 def growth(

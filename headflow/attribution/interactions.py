@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from headflow.attribution.masks import in_complementary_pairs
 from headflow.attribution.regression import Attribution, goodness
 from headflow.errors import HeadflowError
-from headflow.tables import INTERACTION_FITS, INTERACTIONS
+from headflow.tables.interactions import INTERACTION_FITS, INTERACTIONS
 
 COMPENSATE, NEED, UNCLEAR = "compensate", "need each other", "unclear"
 

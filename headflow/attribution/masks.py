@@ -14,7 +14,7 @@ from headflow.attribution.hadamard import hadamard, order_at_least
 from headflow.attribution.shapley import kernel_masks
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
-from headflow.tables import MASKS
+from headflow.tables.ablations import MASKS
 
 Design = Literal["auto", "bernoulli", "antithetic", "foldover_hadamard", "kernel", "single"]
 

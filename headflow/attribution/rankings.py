@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
-from headflow.tables import RANKINGS
+from headflow.tables.faithfulness import RANKINGS
 
 Ranking = Literal["attribution", "ablation", "restoration", "attention", "gradient", "integrated", "random"]
 

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from headflow.attribution.budget import forwards, relative_error
 from headflow.attribution.regression import Attribution
-from headflow.tables import ATTRIBUTIONS, EFFORT, FITS, PREDICTIONS, Table
+from headflow.tables.ablations import ATTRIBUTIONS, EFFORT, FITS, PREDICTIONS
+from headflow.tables.schema import Table
 
 
 def attributions_table(ids: Sequence[str], fitted: Attribution, single_effects: Float[np.ndarray, "examples layers heads"]) -> pl.DataFrame:

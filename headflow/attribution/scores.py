@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from headflow.attribution.frames import attribution_grid
 from headflow.errors import HeadflowError
-from headflow.tables import PLANTED_SCORES
+from headflow.tables.planted import PLANTED_SCORES
 
 if TYPE_CHECKING:
     from headflow.models.planted.circuits import Circuit

@@ -112,7 +112,7 @@ def _example(params: Params, picture: Path | None, question: str | None) -> tupl
     if _EXAMPLES.exists():
         import polars as pl
 
-        from headflow.tables import EXAMPLES
+        from headflow.tables.examples import EXAMPLES
 
         rows = EXAMPLES.read(_EXAMPLES)
         explain, reference = (rows.filter(pl.col("split") == split) for split in ("explain", "reference"))

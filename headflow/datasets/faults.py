@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 
 from headflow.errors import HeadflowError
-from headflow.tables import SKIPPED
+from headflow.tables.examples import SKIPPED
 
 MOST_LINES = 50
 """Faults printed in full; of the rest only the number."""

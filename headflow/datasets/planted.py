@@ -18,7 +18,7 @@ from PIL import Image
 from headflow.datasets.pictures import object_entry, png
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
-from headflow.tables import EXAMPLES
+from headflow.tables.examples import EXAMPLES
 
 CATEGORIES: dict[str, tuple[str, ...]] = {"stone": ("amber", "coral", "jade", "onyx"), "tree": ("birch", "cedar", "maple", "oak")}
 NAMES: dict[str, str] = {name: category for category, names in CATEGORIES.items() for name in names}

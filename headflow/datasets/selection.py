@@ -11,7 +11,7 @@ from headflow.datasets.faults import Fault, OnBadExample
 from headflow.datasets.pictures import Size
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
-from headflow.tables import EXAMPLES
+from headflow.tables.examples import EXAMPLES
 
 SPLITS = ("explain", "reference")
 KIND = "asked"

@@ -10,7 +10,7 @@ from headflow.datasets.scenes import examples as scenes
 from headflow.datasets.selection import Examples, Selection
 from headflow.errors import HeadflowError
 from headflow.params import ExamplesParams
-from headflow.tables import SKIPPED
+from headflow.tables.examples import SKIPPED
 
 
 def make_examples(params: ExamplesParams) -> Examples:

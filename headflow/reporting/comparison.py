@@ -13,7 +13,6 @@ import yaml
 from markupsafe import Markup
 from scipy import stats
 
-from headflow import tables
 from headflow.analysis.comparison import HALF, MOST, Subject
 from headflow.attribution.frames import attribution_grid
 from headflow.charts import numbers
@@ -24,6 +23,7 @@ from headflow.reporting import provenance
 from headflow.reporting.definitions import TERMS, Term
 from headflow.reporting.html import table, tag
 from headflow.reporting.words import counted, listed, percent
+from headflow.tables import catalogue as tables
 
 CATALOGUE = "docs/catalogue.yaml"
 OWN_TERMS = {

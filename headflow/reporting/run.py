@@ -9,13 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from headflow import tables
 from headflow.analysis.naming import Naming, name_examples
 from headflow.charts import pictures
 from headflow.charts.numbers import thinned
 from headflow.errors import HeadflowError
 from headflow.files import read_json
 from headflow.reporting import targets
+from headflow.tables import catalogue as tables
 
 TABLES = {
     "examples": tables.EXAMPLES, "features": tables.FEATURES, "attention": tables.ATTENTION, "masks": tables.MASKS,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
-from headflow import tables
 from headflow.errors import HeadflowError
 from headflow.reporting.run import Run, by_decoder_layer
+from headflow.tables import catalogue as tables
 
 TABLES = {
     "text_tokens": tables.TEXT_TOKENS, "text_fits": tables.TEXT_FITS, "text_roles": tables.TEXT_ROLES, "text_slots": tables.TEXT_SLOTS,

@@ -15,7 +15,8 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from headflow.attribution.multiple import holm
-from headflow.tables import FLOW_BANDS, FLOW_CONTRASTS, FLOW_DEPTHS, FLOW_EFFECTS, Table
+from headflow.tables.flow import FLOW_BANDS, FLOW_CONTRASTS, FLOW_DEPTHS, FLOW_EFFECTS
+from headflow.tables.schema import Table
 from headflow.tracing.bands import Band, Sweep
 from headflow.tracing.intervals import Estimate, bootstrap, mean, percentiles, ratio, settled
 

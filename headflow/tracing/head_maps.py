@@ -24,7 +24,8 @@ from headflow.local_differences import token_effects
 from headflow.models.baselines import Baseline
 from headflow.models.capture import Capture
 from headflow.models.features import watch_image_attention
-from headflow.tables import CLUSTER_MAPS, HEAD_MAPS, Table
+from headflow.tables.heads import CLUSTER_MAPS, HEAD_MAPS
+from headflow.tables.schema import Table
 from headflow.targets import Kind, Target
 
 Head = tuple[int, int]

@@ -13,7 +13,8 @@ from scipy.stats import false_discovery_control, t
 from headflow.analysis.picture_maps import covered, shares, sparsity
 from headflow.attribution.budget import relative_error
 from headflow.attribution.multiple import holm
-from headflow.tables import IMAGE_BACKGROUND, IMAGE_CURVES, IMAGE_FITS, IMAGE_SHARE_MEANS, IMAGE_SHARES, IMAGE_SPARSITY, IMAGE_TOKENS, Table
+from headflow.tables.image_tokens import IMAGE_BACKGROUND, IMAGE_CURVES, IMAGE_FITS, IMAGE_SHARE_MEANS, IMAGE_SHARES, IMAGE_SPARSITY, IMAGE_TOKENS
+from headflow.tables.schema import Table
 from headflow.tracing.image_tokens import Traced
 from headflow.tracing.intervals import mean
 

@@ -8,7 +8,8 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from headflow.attribution.multiple import holm
-from headflow.tables import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS, Table
+from headflow.tables.schema import Table
+from headflow.tables.text_tokens import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
 from headflow.tracing.bands import Band
 from headflow.tracing.intervals import Estimate, mean, ratio, settled
 from headflow.tracing.templates import AFTER, Template, apart

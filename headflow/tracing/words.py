@@ -11,7 +11,8 @@ from headflow.analysis.permutations import Exchange
 from headflow.attribution.groups import mean_interval
 from headflow.attribution.multiple import holm
 from headflow.seeds import generator
-from headflow.tables import HEAD_WORDS, HEAD_WRITING, Table
+from headflow.tables.heads import HEAD_WORDS, HEAD_WRITING
+from headflow.tables.schema import Table
 
 Head = tuple[int, int]
 FAINT = 0.01

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from headflow.analysis.baselines import Under, agreement, apart, by_picture, ceilings, differences, head_means, largest, overlap, summarise
-from headflow.tables import BASELINE_AGREEMENT, BASELINE_DIFFERENCES, BASELINE_HEADS, BASELINE_SUMMARY
+from headflow.tables.baselines import BASELINE_AGREEMENT, BASELINE_DIFFERENCES, BASELINE_HEADS, BASELINE_SUMMARY
 
 KINDS = ("mean", "blank", "swap", "closed")
 SHAPE = (3, 4)

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headflow.analysis.clusters import cluster_heads, example_map, profiles
-from headflow.tables import EXAMPLE_MAP, HEAD_CLUSTERS, PROFILES
+from headflow.tables.clusters import EXAMPLE_MAP, HEAD_CLUSTERS, PROFILES
 
 NAMES = [name for name in ("cat", "dog", "cup", "car") for _ in range(5)]
 

@@ -9,7 +9,7 @@ from scipy.stats import binomtest, ttest_rel
 from headflow.analysis import keeping
 from headflow.errors import HeadflowError
 from headflow.models.keeping import best
-from headflow.tables import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
+from headflow.tables.keeping import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
 
 PERCENTS = [0.0, 1.0, 10.0, 100.0]
 EVERY = np.ones(100, bool)

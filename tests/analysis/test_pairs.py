@@ -10,7 +10,7 @@ from scipy.spatial.distance import cosine
 from headflow.analysis.pairs import look_pairs, make_pairs, similarities
 from headflow.analysis.permutations import Exchange
 from headflow.analysis.verdict import BOTH, CANNOT_TELL, LOOKS, MEANING, MORE_LOOKS, MORE_MEANING, verdict
-from headflow.tables import LOOK_CONTRASTS, LOOK_PAIRS, SIMILARITIES
+from headflow.tables.clusters import LOOK_CONTRASTS, LOOK_PAIRS, SIMILARITIES
 
 
 def world(random, count=40, meaning=0.0, looks=0.0, meanings=4, styles=3):

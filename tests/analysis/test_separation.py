@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from headflow.analysis.distances import cosine_distances
 from headflow.analysis.permutations import Exchange
 from headflow.analysis.separation import measure, separation
-from headflow.tables import SEPARATION
+from headflow.tables.clusters import SEPARATION
 
 
 def vectors_around(labels, spread, size=12, seed=0):

@@ -10,7 +10,7 @@ from headflow.analysis.contents import cluster_examples, cluster_names, clusters
 from headflow.analysis.distances import cosine_distances
 from headflow.analysis.permutations import Exchange
 from headflow.analysis.stability import _halves, _shared, adjusted_rand, group, stability, weighted_profile
-from headflow.tables import CLUSTER_EXAMPLES, CLUSTER_NAMES, CLUSTERS
+from headflow.tables.clusters import CLUSTER_EXAMPLES, CLUSTER_NAMES, CLUSTERS
 from tests.analysis.test_clusters import NAMES, planted
 
 ONE_EACH = Exchange(range(20))

@@ -6,7 +6,7 @@ import pytest
 
 from headflow.analysis.permutations import Exchange
 from headflow.analysis.unique_effects import unique_effects
-from headflow.tables import UNIQUE_EFFECTS
+from headflow.tables.interactions import UNIQUE_EFFECTS
 
 
 def draw(random, count=60, meanings=4, looks=3, pull=0.0):

@@ -27,7 +27,7 @@ from headflow.attribution.faithfulness import (
     usable,
 )
 from headflow.attribution.rankings import places
-from headflow.tables import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES
+from headflow.tables.faithfulness import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES
 
 
 def test_curves_by_hand() -> None:

@@ -9,7 +9,7 @@ from headflow.attribution.masks import sample_masks
 from headflow.attribution.regression import fit
 from headflow.attribution.results import attributions_table, fits_table, predictions_table
 from headflow.errors import HeadflowError
-from headflow.tables import ATTRIBUTIONS, FITS, PREDICTIONS
+from headflow.tables.ablations import ATTRIBUTIONS, FITS, PREDICTIONS
 
 TARGETS = pl.DataFrame({"id": ["a", "b", "b", "a", "c"], "mask": [7, 9, 7, 9, 7], "target": [1.0, 2.0, 3.0, 4.0, 5.0]})
 

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from headflow.attribution.groups import label_columns, label_groups, mean_interval, summarise
-from headflow.tables import HEAD_SUMMARY
+from headflow.tables.ablations import HEAD_SUMMARY
 
 LABELS = pl.DataFrame(
     {

@@ -8,7 +8,7 @@ from headflow.attribution import growth as module
 from headflow.attribution.growth import growth, sizes
 from headflow.attribution.masks import in_complementary_pairs, sample_masks
 from headflow.attribution.regression import fit, goodness
-from headflow.tables import GROWTH
+from headflow.tables.ablations import GROWTH
 
 
 @pytest.mark.parametrize(

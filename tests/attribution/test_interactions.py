@@ -11,7 +11,7 @@ from headflow.attribution.interactions import COMPENSATE, NEED, UNCLEAR, _least_
 from headflow.attribution.masks import sample_masks
 from headflow.attribution.regression import fit
 from headflow.errors import HeadflowError
-from headflow.tables import INTERACTION_FITS, INTERACTIONS
+from headflow.tables.interactions import INTERACTION_FITS, INTERACTIONS
 
 LAYERS, HEADS = 4, 4
 

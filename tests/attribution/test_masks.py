@@ -27,7 +27,7 @@ from headflow.attribution.masks import (
     unpack,
 )
 from headflow.errors import HeadflowError
-from headflow.tables import MASKS
+from headflow.tables.ablations import MASKS
 
 RANDOM_DESIGNS = ("bernoulli", "antithetic", "foldover_hadamard")
 small = st.integers(1, 9)

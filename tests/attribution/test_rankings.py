@@ -8,7 +8,7 @@ import pytest
 from headflow.ablation import gate_gradients, run_masks
 from headflow.attribution.rankings import MEANINGS, alone, diagonal, measured_scores, places, random_scores, rankings_table
 from headflow.errors import HeadflowError
-from headflow.tables import RANKINGS
+from headflow.tables.faithfulness import RANKINGS
 
 LAYERS, HEADS = 2, 3
 

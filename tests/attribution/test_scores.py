@@ -12,7 +12,7 @@ from headflow.datasets.planted import make_examples
 from headflow.errors import HeadflowError
 from headflow.models.features import image_attention
 from headflow.models.planted.circuits import CIRCUITS
-from headflow.tables import PLANTED_SCORES
+from headflow.tables.planted import PLANTED_SCORES
 
 TRUTH = np.array([[3.0, 0.0, 0.0], [0.0, -2.0, 1.0]])
 

@@ -11,7 +11,7 @@ from PIL import Image
 from headflow.charts import head_maps as charts
 from headflow.charts.head_maps import painted
 from headflow.reporting.figure import png
-from headflow.tables import CLUSTER_MAPS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
+from headflow.tables.heads import CLUSTER_MAPS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
 
 SIDE = 4
 BOXES = np.array([[8 * column, 8 * row, 8 * column + 8, 8 * row + 8] for row in range(SIDE) for column in range(SIDE)], float)

@@ -11,7 +11,7 @@ from headflow.charts import image_tokens as charts
 from headflow.datasets.pictures import object_entry
 from headflow.datasets.pictures import png as as_png
 from headflow.reporting.figure import png
-from headflow.tables import EXAMPLES
+from headflow.tables.examples import EXAMPLES
 from headflow.tracing import image_tables as tables
 from headflow.tracing.image_tables import PicturedExample
 from tests.tracing.test_image_tables import traced

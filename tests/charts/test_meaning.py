@@ -16,7 +16,7 @@ from headflow.charts import clusters as cluster_charts
 from headflow.charts import interactions as interaction_charts
 from headflow.charts import meaning as charts
 from headflow.reporting.figure import png
-from headflow.tables import INTERACTIONS
+from headflow.tables.interactions import INTERACTIONS
 from tests.analysis.test_clusters import NAMES, planted
 from tests.analysis.test_pairs import world
 

@@ -13,7 +13,7 @@ from headflow.charts.planted import CIRCUITS, planted_found
 from headflow.models.planted.circuits import CIRCUITS as PLANTED
 from headflow.reporting.figure import png
 from headflow.reporting.sentences.planted import planted_found as words
-from headflow.tables import PLANTED_SCORES
+from headflow.tables.planted import PLANTED_SCORES
 
 EMPTY = pl.DataFrame(schema={name: column.dtype for name, column in PLANTED_SCORES.columns.items()})
 

@@ -11,7 +11,8 @@ from PIL import Image
 from headflow.charts import flow as flow_charts
 from headflow.charts import text_tokens as charts
 from headflow.reporting.figure import png
-from headflow.tables import FLOW_BANDS, FLOW_DEPTHS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
+from headflow.tables.flow import FLOW_BANDS, FLOW_DEPTHS
+from headflow.tables.text_tokens import TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
 from headflow.tracing.bands import sweep
 from headflow.tracing.flow import Flow
 from headflow.tracing.intervals import numbered

@@ -16,7 +16,7 @@ from headflow.datasets import Selection, read_coco
 from headflow.datasets.coco import run_lengths
 from headflow.datasets.faults import Fault, shown
 from headflow.errors import HeadflowError
-from headflow.tables import EXAMPLES
+from headflow.tables.examples import EXAMPLES
 from tests.datasets.folders import decoded, picture
 
 WIDTH, HEIGHT = 20, 16

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from headflow.datasets import Selection, read_folder
 from headflow.datasets.manifests import read_manifest
 from headflow.errors import HeadflowError
-from headflow.tables import EXAMPLES, SKIPPED
+from headflow.tables.examples import EXAMPLES, SKIPPED
 from tests.datasets.folders import QUESTION, decoded, picture, rows_for, write_folder
 
 SKIP = Selection(on_bad_example="skip")

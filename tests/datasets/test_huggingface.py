@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from headflow.datasets import Selection, read_huggingface
 from headflow.datasets.pictures import png
 from headflow.errors import HeadflowError
-from headflow.tables import EXAMPLES, SKIPPED
+from headflow.tables.examples import EXAMPLES, SKIPPED
 from tests.datasets.folders import QUESTION, decoded, picture
 
 datasets = pytest.importorskip("datasets")

@@ -11,7 +11,7 @@ from headflow.datasets.planted import CATEGORIES, CELL, CONTRAST, GRID, NAMES, P
 from headflow.datasets.sources import make_examples as from_params
 from headflow.errors import HeadflowError
 from headflow.params import ExamplesParams
-from headflow.tables import EXAMPLES
+from headflow.tables.examples import EXAMPLES
 
 
 def codes(image: np.ndarray) -> np.ndarray:

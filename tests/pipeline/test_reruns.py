@@ -12,7 +12,7 @@ import pytest
 
 from headflow.execution.store import ResultStore
 from headflow.files import read_json
-from headflow.tables import ATTRIBUTIONS, TARGETS
+from headflow.tables.ablations import ATTRIBUTIONS, TARGETS
 from tests.pipeline.conftest import Project
 
 

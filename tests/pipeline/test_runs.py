@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from headflow.files import read_json
-from headflow.tables import FEATURES, TARGETS
+from headflow.tables.ablations import TARGETS
+from headflow.tables.examples import FEATURES
 from tests.closure import ROOT
 from tests.pipeline.conftest import Project
 from tests.pipeline.declare import modules

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from headflow import tables
 from headflow.analysis.comparison import Subject
+from headflow.tables import catalogue as tables
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ The analysis itself makes them where it can, from a run's attributions; what nee
 import numpy as np
 import polars as pl
 
-from headflow import tables
 from headflow.analysis.baselines import Under, agreement, differences, head_means, summarise
 from headflow.analysis.clusters import HeadClusters
 from headflow.analysis.contents import cluster_examples, cluster_names, clusters_table
@@ -15,6 +14,7 @@ from headflow.analysis.permutations import Exchange
 from headflow.analysis.unique_effects import unique_effects
 from headflow.attribution import faithfulness
 from headflow.attribution.rankings import places
+from headflow.tables import catalogue as tables
 
 BASELINES = {
     "heads": tables.BASELINE_HEADS, "summary": tables.BASELINE_SUMMARY, "agreement": tables.BASELINE_AGREEMENT, "differences": tables.BASELINE_DIFFERENCES,

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw
 
-from headflow import tables
 from headflow.analysis.clusters import HeadClusters
 from headflow.attribution.groups import label_columns
+from headflow.tables import catalogue as tables
 from tests.reporting import further_tables
 
 LAYERS, HEADS, SIDE = 6, 8, 48

@@ -6,7 +6,7 @@ import pytest
 
 from headflow.analysis.baselines import Under, agreement, differences, summarise
 from headflow.reporting.sentences.baselines import baselines
-from headflow.tables import BASELINE_GAPS
+from headflow.tables.baselines import BASELINE_GAPS
 from tests.analysis.test_baselines import KINDS, made
 
 NO_GAPS = pl.DataFrame(schema={name: column.dtype for name, column in BASELINE_GAPS.columns.items()})

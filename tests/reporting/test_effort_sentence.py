@@ -3,7 +3,7 @@
 import polars as pl
 
 from headflow.reporting.sentences.effort import effort
-from headflow.tables import EFFORT
+from headflow.tables.ablations import EFFORT
 
 
 def table(*rows: tuple) -> pl.DataFrame:

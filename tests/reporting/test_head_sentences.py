@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from headflow.reporting.sentences import head_maps as says
-from headflow.tables import CLUSTER_MAPS, HEAD_WRITING
+from headflow.tables.heads import CLUSTER_MAPS, HEAD_WRITING
 
 
 def maps(follow, examples=6, heads=2, seed=0):

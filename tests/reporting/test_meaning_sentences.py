@@ -8,7 +8,8 @@ from headflow.analysis.pairs import look_pairs, make_pairs, similarities
 from headflow.analysis.permutations import Exchange
 from headflow.analysis.unique_effects import unique_effects
 from headflow.reporting.sentences import clusters, interactions, meaning
-from headflow.tables import CLUSTER_NAMES, CLUSTERS, INTERACTION_FITS
+from headflow.tables.clusters import CLUSTER_NAMES, CLUSTERS
+from headflow.tables.interactions import INTERACTION_FITS
 from tests.analysis.test_pairs import world
 from tests.charts.test_meaning import some_pairs
 

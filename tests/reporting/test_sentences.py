@@ -4,10 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from headflow import tables
 from headflow.charts import numbers
 from headflow.reporting import sentences
 from headflow.reporting.sentences.heads import holm
+from headflow.tables import catalogue as tables
 from tests.reporting import synthetic_run
 
 

@@ -12,11 +12,11 @@ import polars as pl
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from headflow import tables
 from headflow.analysis.clusters import cluster_heads, example_map, profiles
 from headflow.analysis.naming import name_examples
 from headflow.analysis.separation import separation
 from headflow.attribution.groups import label_columns, summarise
+from headflow.tables import catalogue as tables
 from tests.reporting import further_tables
 from tests.reporting.synthetic_run import Run, skipped
 

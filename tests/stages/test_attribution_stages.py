@@ -16,23 +16,10 @@ import yaml
 from headflow.attribution.masks import unpack
 from headflow.files import read_json, write_json
 from headflow.models.prepared import PreparedModel
-from headflow.tables import (
-    ATTRIBUTIONS,
-    EXAMPLE_MAP,
-    EXAMPLES,
-    FEATURES,
-    FITS,
-    GRADIENTS,
-    GROWTH,
-    HEAD_CLUSTERS,
-    HEAD_SUMMARY,
-    MASKS,
-    PREDICTIONS,
-    PROFILES,
-    SEPARATION,
-    TARGETS,
-    Table,
-)
+from headflow.tables.ablations import ATTRIBUTIONS, FITS, GRADIENTS, GROWTH, HEAD_SUMMARY, MASKS, PREDICTIONS, TARGETS
+from headflow.tables.clusters import EXAMPLE_MAP, HEAD_CLUSTERS, PROFILES, SEPARATION
+from headflow.tables.examples import EXAMPLES, FEATURES
+from headflow.tables.schema import Table
 from stages.door import enter
 
 ROOT = Path(__file__).resolve().parents[2]

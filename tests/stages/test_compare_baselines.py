@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from headflow.execution.store import ResultStore
 from headflow.files import read_json
 from headflow.params import Params
-from headflow.tables import (
+from headflow.tables.baselines import (
     BASELINE_AGREEMENT,
     BASELINE_ATTRIBUTIONS,
     BASELINE_DIFFERENCES,
@@ -20,9 +20,8 @@ from headflow.tables import (
     BASELINE_GAPS,
     BASELINE_HEADS,
     BASELINE_SUMMARY,
-    EXAMPLES,
-    FEATURES,
 )
+from headflow.tables.examples import EXAMPLES, FEATURES
 from stages import compare_baselines, extract_features, prepare_examples, prepare_model
 
 KINDS = ("mean", "blank", "swap", "closed")

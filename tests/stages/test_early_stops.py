@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from headflow.files import read_json
-from headflow.tables import EFFORT, GRADIENTS, MASKS, TARGETS
+from headflow.tables.ablations import EFFORT, GRADIENTS, MASKS, TARGETS
 from tests.stages.test_attribution_stages import run
 
 FIT = ("sample_masks", "run_ablations", "fit_attributions")

@@ -17,7 +17,9 @@ import yaml
 from PIL import Image
 
 from headflow.files import read_json
-from headflow.tables import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, ATTENTION, ATTRIBUTIONS, CURVE_BANDS, CURVES, EXAMPLES, FITS, RANKINGS
+from headflow.tables.ablations import ATTRIBUTIONS, FITS
+from headflow.tables.examples import ATTENTION, EXAMPLES
+from headflow.tables.faithfulness import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES, RANKINGS
 from stages.door import enter
 from tests.checkpoints import QUESTION
 from tests.conftest import random_picture
@@ -235,7 +237,7 @@ def test_no_usable_example_is_said_in_numbers_not_by_a_crash(folder: Path) -> No
     features = folder / "data/features/tiny/features.parquet"
     negative = AREAS.read(folder / DATA / "areas.parquet").filter(pl.col("total_effect") < 0)["id"].unique().to_list()
     assert negative
-    from headflow.tables import FEATURES
+    from headflow.tables.examples import FEATURES
 
     FEATURES.write(FEATURES.read(features).with_columns(explained=pl.col("id").is_in(negative)), features)
     done = run(folder, "evaluate_faithfulness")

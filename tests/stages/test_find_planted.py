@@ -9,7 +9,7 @@ from headflow.attribution.proof import prove
 from headflow.files import read_json
 from headflow.models.planted.circuits import CIRCUITS
 from headflow.params import Params
-from headflow.tables import PLANTED_SCORES
+from headflow.tables.planted import PLANTED_SCORES
 from stages import find_planted
 
 

@@ -19,7 +19,9 @@ from headflow.models.keeping import best, keep_tokens
 from headflow.models.loading import load_prepared
 from headflow.models.lvlm import LVLM
 from headflow.params import Params
-from headflow.tables import EXAMPLES, FEATURES, IMAGE_TOKENS, KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
+from headflow.tables.examples import EXAMPLES, FEATURES
+from headflow.tables.image_tokens import IMAGE_TOKENS
+from headflow.tables.keeping import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
 from headflow.targets import Target
 from stages import extract_features, keep_image_tokens, prepare_examples, prepare_model
 

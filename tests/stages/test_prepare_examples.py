@@ -19,7 +19,7 @@ from headflow.datasets.scenes.examples import make_examples as make_scenes
 from headflow.errors import HeadflowError
 from headflow.files import read_json
 from headflow.params import ExamplesParams, read_params
-from headflow.tables import EXAMPLES, SKIPPED
+from headflow.tables.examples import EXAMPLES, SKIPPED
 from tests.datasets.folders import picture, rows_for, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]

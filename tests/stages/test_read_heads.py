@@ -11,7 +11,10 @@ import pytest
 import yaml
 
 from headflow.errors import HeadflowError
-from headflow.tables import ATTRIBUTIONS, CLUSTER_EXAMPLES, CLUSTER_MAPS, EXAMPLES, FEATURES, HEAD_CLUSTERS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
+from headflow.tables.ablations import ATTRIBUTIONS
+from headflow.tables.clusters import CLUSTER_EXAMPLES, HEAD_CLUSTERS
+from headflow.tables.examples import EXAMPLES, FEATURES
+from headflow.tables.heads import CLUSTER_MAPS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
 from tests.checkpoints import QUESTION
 from tests.stages.test_evaluate_faithfulness import run, write_examples
 

@@ -13,7 +13,8 @@ from headflow.files import read_json
 from headflow.models.planted.circuits import CIRCUITS
 from headflow.models.prepared import read_prepared
 from headflow.params import ModelParams, Params
-from headflow.tables import ATTRIBUTIONS, PLANTED_SCORES, TRUTHS
+from headflow.tables.ablations import ATTRIBUTIONS
+from headflow.tables.planted import PLANTED_SCORES, TRUTHS
 from stages import evaluate_faithfulness, extract_features, fit_attributions, prepare_examples, prepare_model, run_ablations, sample_masks, score_planted
 
 STAGES = (prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, evaluate_faithfulness, score_planted)

@@ -7,7 +7,8 @@ import pytest
 from headflow.errors import HeadflowError
 from headflow.files import read_json
 from headflow.params import Params
-from headflow.tables import EXAMPLES, IMAGE_BACKGROUND, IMAGE_CURVES, IMAGE_FITS, IMAGE_SHARE_MEANS, IMAGE_SHARES, IMAGE_SPARSITY, IMAGE_TOKENS
+from headflow.tables.examples import EXAMPLES
+from headflow.tables.image_tokens import IMAGE_BACKGROUND, IMAGE_CURVES, IMAGE_FITS, IMAGE_SHARE_MEANS, IMAGE_SHARES, IMAGE_SPARSITY, IMAGE_TOKENS
 from stages import extract_features, prepare_examples, prepare_model, trace_image
 from tests.stages.test_trace_text_and_flow import inside, known_attributions
 

@@ -21,20 +21,10 @@ from headflow.files import read_json
 from headflow.models.planted.circuits import CIRCUITS
 from headflow.params import Params
 from headflow.reporting.sentences import flow as flow_sentences
-from headflow.tables import (
-    ATTRIBUTIONS,
-    EXAMPLES,
-    FEATURES,
-    FLOW_BANDS,
-    FLOW_CONTRASTS,
-    FLOW_DEPTHS,
-    FLOW_EFFECTS,
-    TEXT_CONTRASTS,
-    TEXT_FITS,
-    TEXT_ROLES,
-    TEXT_SLOTS,
-    TEXT_TOKENS,
-)
+from headflow.tables.ablations import ATTRIBUTIONS
+from headflow.tables.examples import EXAMPLES, FEATURES
+from headflow.tables.flow import FLOW_BANDS, FLOW_CONTRASTS, FLOW_DEPTHS, FLOW_EFFECTS
+from headflow.tables.text_tokens import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
 from stages import extract_features, prepare_examples, prepare_model, trace_flow, trace_text
 from stages.door import enter
 from tests.families import FAMILIES, QUESTION

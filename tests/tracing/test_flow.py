@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from headflow.tables import FLOW_BANDS, FLOW_CONTRASTS, FLOW_DEPTHS, FLOW_EFFECTS
+from headflow.tables.flow import FLOW_BANDS, FLOW_CONTRASTS, FLOW_DEPTHS, FLOW_EFFECTS
 from headflow.tracing.bands import Band, Sweep, sweep
 from headflow.tracing.components import FROM_IMAGE, ROUTES
 from headflow.tracing.flow import ALL, PICTURE, Flow, effects_table, flow_masks

@@ -13,7 +13,7 @@ from headflow.local_differences import token_effects
 from headflow.models.baselines import blank_baseline
 from headflow.models.features import image_attention
 from headflow.models.planted.circuits import find_circuit
-from headflow.tables import CLUSTER_MAPS, HEAD_MAPS
+from headflow.tables.heads import CLUSTER_MAPS, HEAD_MAPS
 from headflow.targets import Target
 from headflow.tracing import head_maps
 from headflow.tracing.head_maps import attention_maps, attribution_maps, averaged, cluster_maps_table, each_token, head_maps_table, means_over

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from headflow.attribution.regression import Attribution
-from headflow.tables import IMAGE_BACKGROUND, IMAGE_CURVES, IMAGE_FITS, IMAGE_SHARE_MEANS, IMAGE_SHARES, IMAGE_SPARSITY, IMAGE_TOKENS
+from headflow.tables.image_tokens import IMAGE_BACKGROUND, IMAGE_CURVES, IMAGE_FITS, IMAGE_SHARE_MEANS, IMAGE_SHARES, IMAGE_SPARSITY, IMAGE_TOKENS
 from headflow.tracing import image_tables as tables
 from headflow.tracing.image_tokens import Traced
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from headflow.analysis.permutations import Exchange
-from headflow.tables import HEAD_WORDS, HEAD_WRITING
+from headflow.tables.heads import HEAD_WORDS, HEAD_WRITING
 from headflow.tracing.agreement import map_agreement, over_examples
 from headflow.tracing.words import Words, with_verdict, writing_table
 

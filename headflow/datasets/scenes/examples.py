@@ -13,7 +13,7 @@ from headflow.datasets.scenes.questions import QuestionKind, ask, describe
 from headflow.datasets.scenes.render import Scene, SceneObject, scene
 from headflow.datasets.scenes.settings import SceneSettings
 from headflow.seeds import generator
-from headflow.tables import EXAMPLES
+from headflow.tables.examples import EXAMPLES
 
 _LABELS = ("meaning_name", "meaning_category", "looks_style", "looks_colour", "looks_background", "looks_position")
 EXAMPLE_SCHEMA: dict[str, Any] = {name: column.dtype for name, column in EXAMPLES.columns.items()} | dict.fromkeys(_LABELS, pl.String)

@@ -3,7 +3,7 @@
 import polars as pl
 
 from headflow.models.planted.circuits import Circuit
-from headflow.tables import TRUTHS
+from headflow.tables.planted import TRUTHS
 
 
 def truth_table(circuit: Circuit) -> pl.DataFrame:

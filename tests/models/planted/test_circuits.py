@@ -10,7 +10,7 @@ from headflow.errors import HeadflowError
 from headflow.models.planted.circuits import CIRCUITS, truth_of
 from headflow.models.planted.truth import truth_table
 from headflow.params import Circuit as CircuitName
-from headflow.tables import TRUTHS
+from headflow.tables.planted import TRUTHS
 
 
 def test_the_params_know_every_circuit() -> None:

@@ -1,0 +1,37 @@
+"""All tables under one name, for what deals with every one of them: reports and tests. A stage imports the group that it needs."""
+# ruff: noqa: F401
+
+from headflow.tables.ablations import ATTRIBUTIONS, EFFORT, FITS, GRADIENTS, GROWTH, HEAD_SUMMARY, MASKS, PREDICTIONS, TARGETS
+from headflow.tables.baselines import (
+    BASELINE_AGREEMENT,
+    BASELINE_ATTRIBUTIONS,
+    BASELINE_DIFFERENCES,
+    BASELINE_FITS,
+    BASELINE_GAPS,
+    BASELINE_HEADS,
+    BASELINE_SUMMARY,
+)
+from headflow.tables.clusters import (
+    CLUSTER_EXAMPLES,
+    CLUSTER_NAMES,
+    CLUSTERS,
+    EXAMPLE_MAP,
+    HEAD_CLUSTERS,
+    LOOK_CONTRASTS,
+    LOOK_PAIRS,
+    PROFILES,
+    SEPARATION,
+    SIMILARITIES,
+)
+from headflow.tables.examples import ATTENTION, EXAMPLES, FEATURES, SKIPPED
+from headflow.tables.faithfulness import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES, RANKINGS
+from headflow.tables.flow import FLOW_BANDS, FLOW_CONTRASTS, FLOW_DEPTHS, FLOW_EFFECTS
+from headflow.tables.heads import CLUSTER_MAPS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
+from headflow.tables.image_tokens import IMAGE_BACKGROUND, IMAGE_CURVES, IMAGE_FITS, IMAGE_SHARE_MEANS, IMAGE_SHARES, IMAGE_SPARSITY, IMAGE_TOKENS
+from headflow.tables.interactions import INTERACTION_FITS, INTERACTIONS, UNIQUE_EFFECTS
+from headflow.tables.keeping import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
+from headflow.tables.planted import PLANTED_SCORES, TRUTHS
+from headflow.tables.schema import Table
+from headflow.tables.text_tokens import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
+
+ALL_TABLES = tuple(found for found in globals().copy().values() if isinstance(found, Table))
