@@ -377,6 +377,17 @@ class ReadingParams(Group):
         return self
 
 
+class DescribingParams(Group):
+    """What a model is asked to say about every picture (stage describe_images), for the analyses of its descriptions."""
+
+    prompt: str | None = Field(None, min_length=1, description="what it is asked; null = 'Describe the image.', of planted pictures their own question")
+    pictures: int = Field(48, ge=1, le=100_000, description="pictures described at most, the first ones of those to explain")
+    max_new_tokens: int = Field(300, ge=1, le=100_000, description="tokens after which a description that does not end is cut off")
+    temperature: float | None = Field(None, gt=0.0, le=100.0, description="null = greedy decoding; a number draws tokens, logits divided by it")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="drawn are only the likeliest tokens that together reach this probability")
+    seed: Seed = Field(0, description="seed of the draws")
+
+
 class ReportParams(Group):
     """What the report shows (stage render_report)."""
 
@@ -406,6 +417,7 @@ class Params(Group):
     image_tokens: ImageTokensParams = Field(default_factory=ImageTokensParams)
     keeping: KeepingParams = Field(default_factory=KeepingParams)
     reading: ReadingParams = Field(default_factory=ReadingParams)
+    describing: DescribingParams = Field(default_factory=DescribingParams)
     report: ReportParams = Field(default_factory=ReportParams)
 
     @model_validator(mode="after")

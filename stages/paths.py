@@ -72,6 +72,34 @@ def keeping_dir(model: str) -> Path:
     return DATA / "keeping" / model
 
 
+def descriptions_dir(model: str) -> Path:
+    return DATA / "descriptions" / model
+
+
+def knockouts_dir(model: str) -> Path:
+    return DATA / "knockouts" / model
+
+
+def judgements_dir(model: str) -> Path:
+    return DATA / "judgements" / model
+
+
+def knockout_scores_dir(model: str) -> Path:
+    return DATA / "knockout_scores" / model
+
+
+def sharing_dir(model: str) -> Path:
+    return DATA / "sharing" / model
+
+
+def localisation_dir(model: str) -> Path:
+    return DATA / "localisation" / model
+
+
+def compression_dir(model: str) -> Path:
+    return DATA / "compression" / model
+
+
 def report_dir(model: str) -> Path:
     return REPORTS / model
 
