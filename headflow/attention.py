@@ -27,6 +27,7 @@ from headflow.gates import Gate
 from headflow.kernels.flash import both_sides, can_flash
 from headflow.kernels.grouped import can_group, grouped
 from headflow.kernels.joint import joint
+from headflow.kernels.watched import in_blocks
 from headflow.memory import is_out_of_memory
 from headflow.suffix_pass import Bank, SuffixPass
 
@@ -158,6 +159,8 @@ def _attend_part_by_part(
 def _attend(
     state: SuffixPass, layer: int, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float, softcap: float | None
 ) -> Float[Tensor, "batch heads queries head_dim"]:
+    if state.watching is not None:
+        return in_blocks(state, layer, query, key, value, visible, scale, softcap)
     if state.one_start and len(state.fired) == 1 and state.record is None and len(state.gates) == 1 and state.gates[0].only_heads:
         return _first_layer(state, layer, query[:1], key[:1], value[:1], visible, scale, softcap)
     global _flash_works

@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from headflow.attention import _ACTIVE, obey, switched
+from headflow.errors import HeadflowError
 from headflow.gates import Gate, check_gates
 from headflow.models.baselines import Baseline
 from headflow.models.capture import Capture
-from headflow.suffix_pass import Bank, Differences, Record, SuffixPass
+from headflow.suffix_pass import Bank, Differences, Record, SuffixPass, Watching
 
 
 class SuffixCache(DynamicCache):
@@ -124,7 +125,7 @@ def _for_all_rows(module: torch.nn.Module, args: tuple, output: Tensor) -> Tenso
 
 def run_suffix(
     capture: Capture, bank: Bank, gates: Sequence[Gate] = (), *, last: int | None = 1, record: Record | None = None,
-    differences: Differences | None = None, fired: list[int] | None = None, cache: SuffixCache | None = None,
+    differences: Differences | None = None, fired: list[int] | None = None, cache: SuffixCache | None = None, watching: Watching | None = None,
 ) -> Float[Tensor, "batch last vocabulary"]:  # fmt: skip
     """One batched suffix pass; call it inside :func:`prepared`.
 
@@ -137,14 +138,17 @@ def run_suffix(
         differences: receives how every layer with a cut comes to its output, and hands the output on.
         fired: receives the layers that came through the attention function, in order.
         cache: receives the keys and values of the suffix; None = they are not kept.
+        watching: looks at the attention of every query that is run, block by block; without gates only.
 
     Returns:
         Logits in float32.
 
     Raises:
-        HeadflowError: a gate has the wrong shape.
+        HeadflowError: a gate has the wrong shape, or the attention of a gated model is to be watched.
     """
     lvlm = capture.lvlm
+    if watching is not None and gates:
+        raise HeadflowError("attention is watched in the stock model: leave the gates out")
     batch = check_gates(
         gates, layers=lvlm.layers, heads=lvlm.heads, suffix=capture.suffix, positions=capture.key_positions, image=capture.key_image
     )
@@ -152,7 +156,7 @@ def run_suffix(
     position_ids = capture.position_ids[..., capture.prefix :]
     position_ids = position_ids.expand(*position_ids.shape[:-2], batch, -1)
     state = SuffixPass(
-        bank, tuple(gates), last=last, record=record, differences=differences, fired=[] if fired is None else fired,
+        bank, tuple(gates), last=None if watching else last, record=record, watching=watching, differences=differences, fired=[] if fired is None else fired,
         last_layer=lvlm.decoder_layers - 1, forwards=batch, suffix=capture.computed, one_start=True,
     )  # fmt: skip
     others = {name: extra[:, capture.prefix :].expand(batch, *[-1] * (extra.ndim - 1)) for name, extra in capture.extras.items()}

@@ -18,6 +18,20 @@ Record = Callable[[int, Float[Tensor, "batch heads queries keys"]], None]
 
 
 @dataclass(frozen=True)
+class Watching:
+    """How the stock model's attention is looked at while it is computed, without ever being held whole.
+
+    Attributes:
+        take: called layer by layer with a block of queries at a time, in order: the layer, which of the queries that are run, their weights over
+            [shared real keys | own keys], float32, and which of these keys the model shows to them.
+        block_bytes: memory that the weights of one block may take; one query at least goes at a time.
+    """
+
+    take: Callable[[int, slice, Float[Tensor, "heads queries keys"], Bool[Tensor, "queries keys"]], None]
+    block_bytes: int = 2**24
+
+
+@dataclass(frozen=True)
 class Reading:
     """How the heads of one layer come to their output: a softmax over [shared real keys | twins | the forward's own keys].
 
@@ -107,7 +121,8 @@ class SuffixPass:
         bank: shared keys and values.
         gates: the cuts; empty = the stock model.
         last: output positions that the last layer has to produce, counted from the end (None = all).
-        record: called per layer with the attention weights over [real prefix | baseline image | suffix].
+        record: called per layer with the attention weights over [real prefix | baseline image | suffix], in float32.
+        watching: looks at the stock model's attention block by block (one forward, no gates).
         differences: called per layer with a cut, with how the output came about and the output; hands on the output.
         fired: layers that came through here, in order.
         last_layer: number of the last layer.
@@ -123,6 +138,7 @@ class SuffixPass:
     gates: Sequence[Gate] = ()
     last: int | None = None
     record: Record | None = None
+    watching: Watching | None = None
     differences: Differences | None = None
     fired: list[int] = field(default_factory=list)
     last_layer: int = -1

@@ -16,7 +16,7 @@ from headflow.errors import HeadflowError
 # The modules whose code decides what number a masked forward gives.
 ENGINE = (
     "ablation.py", "answers.py", "attention.py", "batching.py", "components.py", "gates.py",
-    "kernels/flash.py", "kernels/grouped.py", "kernels/joint.py", "local_differences.py", "memory.py",
+    "kernels/flash.py", "kernels/grouped.py", "kernels/joint.py", "kernels/watched.py", "local_differences.py", "memory.py",
     "prompts.py", "suffix.py", "suffix_pass.py", "targets.py", "tolerance.py", "models/baselines.py", "models/capture.py", "models/loading.py",
     "models/lvlm.py", "models/processors.py",
 )  # fmt: skip

@@ -42,10 +42,10 @@ def joint(
         weights = torch.softmax(scores.masked_fill(blind, 0), -1, dtype=torch.float32).masked_fill(blind, 0)
     else:
         weights = torch.softmax(scores, -1, dtype=torch.float32)
-    weights = weights.to(query.dtype)
     if state.record is not None:
         seen = weights.transpose(0, 1).reshape(batch, heads, rows, -1)
         state.record(layer, seen)
+    weights = weights.to(query.dtype)
     group_rows = heads // kv_heads * rows
     weights = weights.view(kv_heads, batch, group_rows, weights.shape[-1])
     output = (weights[..., :length].reshape(kv_heads, batch * group_rows, length) @ shared_values).view(kv_heads, batch, group_rows, dim)
