@@ -388,6 +388,25 @@ class DescribingParams(Group):
     seed: Seed = Field(0, description="seed of the draws")
 
 
+class LocalisingParams(Group):
+    """Whether the token that names an object looks at that object (stage localise_objects); the vocabulary is that of `judging`."""
+
+    position: Literal["token", "before"] = Field(
+        "token", description="whose attention: token, the naming token's own (it is run to predict the next one); before, of the position that predicts it"
+    )
+    corners: int = Field(8, ge=0, le=4096, description="sets of image tokens over which their effects on the word are averaged, in pairs; 0 = attention alone")
+    baseline: Literal["blank", "closed"] = Field("blank", description="what a cut image token shows: the same place of a grey picture, or nothing")
+    shown: int = Field(6, ge=1, le=100, description="mentions whose maps are kept and shown, each on another picture")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
+    seed: Seed = Field(0, description="seed of the sets of image tokens")
+
+    @model_validator(mode="after")
+    def _in_pairs(self) -> "LocalisingParams":
+        if self.corners % 2:
+            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+        return self
+
+
 class ReportParams(Group):
     """What the report shows (stage render_report)."""
 
@@ -418,6 +437,7 @@ class Params(Group):
     keeping: KeepingParams = Field(default_factory=KeepingParams)
     reading: ReadingParams = Field(default_factory=ReadingParams)
     describing: DescribingParams = Field(default_factory=DescribingParams)
+    localising: LocalisingParams = Field(default_factory=LocalisingParams)
     report: ReportParams = Field(default_factory=ReportParams)
 
     @model_validator(mode="after")
