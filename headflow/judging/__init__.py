@@ -1,0 +1,1 @@
+"""Judging descriptions: which objects they name, and how two of them agree."""
