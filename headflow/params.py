@@ -396,128 +396,6 @@ class LocalisingParams(Group):
         description="whose attention is looked at head by head and drawn on pictures: token, the naming token's own (it is run to predict the next one), or "
         "before, that of the position which predicts it; both are measured by layer",
     )
-    corners: int = Field(8, ge=0, le=4096, description="masks at which the gradient of every gate is taken too (about 2.7 masked runs each); even, 0 = none")
-    held_out: int = Field(24, ge=20, le=100_000, description="independent masks that judge the fit")
-    top_heads: int | None = Field(None, ge=1, description="first heads of the mean head attribution that are traced alone; null = as many as top_share takes")
-    top_share: float = Field(0.8, gt=0.0, le=1.0, description="share of the summed mean attribution that the top heads hold")
-    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
-    seed: Seed = Field(0, description="seed of the masks")
-
-    @model_validator(mode="after")
-    def _even_corners(self) -> "TextTokensParams":
-        if self.corners % 2:
-            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
-        return self
-
-
-class FlowParams(Group):
-    """At which depth edges between groups of tokens matter (stage trace_flow); the target is that of `features`."""
-
-    width: int | None = Field(None, ge=1, le=1000, description="layers of the sliding window; null = a sixth of the model's, two at least if it has four")
-    stride: int = Field(1, ge=1, le=1000, description="layers from one window to the next")
-    reads: Literal["baseline", "nothing"] = Field(
-        "baseline", description="what a closed edge from the picture reads: the baseline of `features`, or nothing; edges between text read nothing"
-    )
-    draws: int = Field(1999, ge=99, le=100_000, description="bootstrap draws of pictures behind each depth's interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
-    seed: Seed = Field(0, description="seed of the bootstrap draws")
-
-
-class ImageTokensParams(Group):
-    """Which image tokens give the picture (stage trace_image); target and baseline are those of `features`."""
-
-    alone: int = Field(100, ge=8, le=10_000, description="up to so many image tokens are cut each alone; more are cut in so many patches, found by a search")
-    count: int = Field(64, ge=16, le=1_000_000, description="fit masks per example, those of the search included")
-    corners: int = Field(
-        32, ge=8, le=4096, description="masks at which the local differences of all tokens are taken (about 2.7 masked runs each), the search's included; even"
-    )
-    held_out: int = Field(48, ge=20, le=100_000, description="independent masks that judge the fit")
-    estimand: Literal["shapley", "banzhaf"] = Field(
-        "shapley", description="what is averaged over: shapley, sets of other tokens of all sizes; banzhaf, all sets alike, most of which hold about half"
-    )
-    search: float = Field(0.5, gt=0.0, lt=1.0, description="share of fit masks and corners that looks for patches, where there are too many tokens")
-    top: bool = Field(True, description="also with the top heads alone")
-    top_heads: int | None = Field(None, ge=1, description="first heads of the mean head attribution that are traced alone; null = as many as top_share takes")
-    top_share: float = Field(0.8, gt=0.0, le=1.0, description="share of the summed mean attribution that the top heads hold")
-    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
-    seed: Seed = Field(0, description="seed of the masks")
-
-    @model_validator(mode="after")
-    def _even_corners(self) -> "ImageTokensParams":
-        if self.corners % 2:
-            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
-        return self
-
-
-class KeepingParams(Group):
-    """How few image tokens keep the answer (stage keep_image_tokens)."""
-
-    percents: list[Annotated[float, Field(gt=0.0, le=100.0)]] = Field(
-        [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0], min_length=2, description="k: percent of the image tokens that stay, rising, 100 the last"
-    )
-    ways: list[Literal["baseline", "closed", "removed"]] = Field(
-        ["baseline", "closed", "removed"],
-        min_length=1,
-        description="what becomes of the others: the text reads their baseline, or cannot see them, or the decoder never sees them",
-    )
-    selections: list[Literal["attribution", "attention", "position", "random"]] = Field(
-        ["attribution", "attention", "position", "random"], min_length=1, description="what the tokens that stay are chosen by"
-    )
-    attention: Literal["final", "suffix"] = Field("final", description="whose attention: the final prompt token's, or the mean of all tokens after the picture")
-    examples: int = Field(48, ge=1, le=100_000, description="explained examples used at most, the first ones")
-    level: float = Field(0.95, gt=0.0, lt=1.0, description="the smallest k that holds this part of the stock model's accuracy, or of the target's rise")
-    draws: int = Field(999, ge=50, le=100_000, description="bootstrap draws of examples behind the interval of the smallest k")
-    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over examples")
-    seed: Seed = Field(0, description="seed of the random choice and of bootstrap draws")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "KeepingParams":
-        if self.percents != sorted(set(self.percents)) or self.percents[-1] != 100.0:
-            raise ValueError(f"percents = {self.percents}: must rise, each once, and end with 100")
-        for name in ("ways", "selections"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}: one is listed twice")
-        return self
-
-
-class ReadingParams(Group):
-    """What single heads look at, pass on and write (stage read_heads); the baseline is that of `features`."""
-
-    heads: int = Field(8, ge=1, le=1000, description="heads of largest mean attribution that are looked at one by one, at most")
-    examples: int = Field(12, ge=1, le=10_000, description="explained examples with maps, the first ones; the typical ones of each cluster come on top")
-    typical: int = Field(3, ge=0, le=50, description="most typical examples of each cluster of heads with maps; at most clusters.typical are known")
-    token_corners: int = Field(32, ge=2, le=4096, description="states of all image tokens over which the maps of what heads pass on are averaged; even")
-    head_corners: int = Field(8, ge=2, le=4096, description="states of all heads over which what each adds by itself is averaged; even")
-    words: int = Field(8, ge=1, le=1000, description="words listed for each head, those that it raises most")
-    draws: int = Field(499, ge=50, le=100_000, description="bootstrap draws of pictures behind each interval of a share")
-    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals")
-    seed: Seed = Field(0, description="seed of corners and bootstrap draws")
-
-    @model_validator(mode="after")
-    def _whole_pairs(self) -> "ReadingParams":
-        for name in ("token_corners", "head_corners"):
-            if getattr(self, name) % 2:
-                raise ValueError(f"{name} = {getattr(self, name)}: they come in pairs; take an even number")
-        return self
-
-
-class DescribingParams(Group):
-    """What a model is asked to say about every picture (stage describe_images), for the analyses of its descriptions."""
-
-    prompt: str | None = Field(None, min_length=1, description="what it is asked; null = 'Describe the image.', of planted pictures their own question")
-    pictures: int = Field(48, ge=1, le=100_000, description="pictures described at most, the first ones of those to explain")
-    max_new_tokens: int = Field(300, ge=1, le=100_000, description="tokens after which a description that does not end is cut off")
-    temperature: float | None = Field(None, gt=0.0, le=100.0, description="null = greedy decoding; a number draws tokens, logits divided by it")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="drawn are only the likeliest tokens that together reach this probability")
-    seed: Seed = Field(0, description="seed of the draws")
-
-
-class LocalisingParams(Group):
-    """Whether the token that names an object looks at that object (stage localise_objects); the vocabulary is that of `judging`."""
-
-    position: Literal["token", "before"] = Field(
-        "token", description="whose attention: token, the naming token's own (it is run to predict the next one); before, of the position that predicts it"
-    )
     corners: int = Field(8, ge=0, le=4096, description="sets of image tokens over which their effects on the word are averaged, in pairs; 0 = attention alone")
     baseline: Literal["blank", "closed"] = Field("blank", description="what a cut image token shows: the same place of a grey picture, or nothing")
     shown: int = Field(6, ge=1, le=100, description="mentions whose maps are kept and shown, each on another picture")
@@ -560,7 +438,7 @@ class KnockoutParams(Group):
 class SharingParams(Group):
     """Where the tokens of a description look: at the picture, at the rest of the prompt, or at what has been said (stage share_attention)."""
 
-    top: float = Field(0.01, gt=0.0, lt=1.0, description="share of the image tokens, the largest ones of a map, whose part of the attention is told; one at least")
+    top: float = Field(0.01, gt=0.0, lt=1.0, description="share of the image tokens, the largest of a map, whose part of the attention is told; one at least")
     shown: int = Field(6, ge=1, le=24, description="pictures whose attention maps are kept and shown, layer by layer")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
 

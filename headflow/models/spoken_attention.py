@@ -27,15 +27,13 @@ from headflow.models.capture import Capture
 from headflow.suffix import make_bank, prepared, run_suffix
 from headflow.suffix_pass import Watching
 
-GROUPS = ("image", "query", "generated")
-
 
 @dataclass(frozen=True)
 class SpokenShares:
     """Attention of the generated tokens, mean over them.
 
     Attributes:
-        shares: share that goes to each of :data:`GROUPS`, 0..1, for every decoder layer.
+        shares: share that goes to each of :data:`headflow.tables.sharing.GROUPS`, 0..1, for every decoder layer.
         even: the share that each group would get if attention were even over all tokens that the layer shows to the generated token.
         tokens: tokens of each group in the whole sequence; under cross-attention those of the picture that the model shows.
         maps: attention to each of the picture's keys (``capture.key_image``), mean over heads, for every layer that reads the picture (all
