@@ -13,7 +13,10 @@ from headflow.tables.localising import LOCALISED, LOCALISED_HEADS, LOCALISED_LAY
 from headflow.tables.schema import Table
 from headflow.tracing.intervals import mean
 
-WHAT = ("attention", "attribution")
+WHAT = ("attention", "attention before", "attribution")
+"""What is measured: attention of the naming token; of the position that predicts it; and attribution of its logit."""
+LEADING = {"token": "attention", "before": "attention before"}
+"""The attention that is looked at head by head, by ``localising.position``."""
 AGAINST = ("own", "other")
 
 
@@ -25,9 +28,9 @@ class Localised:
         id: the example that stands for the picture.
         scene: its picture.
         naming: what is named, and where.
-        maps: attention and attribution, ``[layers + 1, tokens]``.
+        maps: of each of :data:`WHAT` that is measured, ``[layers + 1, tokens]``.
         statistics: ``[statistics, layers + 1]`` of (what, against); nan where they are not defined.
-        heads: ``[statistics, layers, heads]``, of attention against the own object.
+        heads: ``[statistics, layers, heads]`` of the leading attention against the own object.
         even: chance level of shares, by whose mask.
         most: the most that share and AUROC can reach.
         boxes: of the image tokens, pixels; nan = none.
@@ -45,7 +48,7 @@ class Localised:
 
 
 def localise(
-    id: str, scene: int, naming: Naming, boxes: Float[np.ndarray, "tokens 4"], attention: Float[np.ndarray, "layers heads tokens"],
+    id: str, scene: int, naming: Naming, boxes: Float[np.ndarray, "tokens 4"], attention: dict[str, Float[np.ndarray, "layers heads tokens"]],
     attribution: Float[np.ndarray, "layers tokens"] | None,
 ) -> Localised:  # fmt: skip
     """All statistics of one mention.
@@ -54,10 +57,10 @@ def localise(
         id, scene: the example and its picture.
         naming: what is named.
         boxes: of the image tokens, pixels; nan = none.
-        attention: of the token that names it.
+        attention: of the token that names it and of the position before, by :data:`WHAT`; the leading one first.
         attribution: of its logit, layer by layer; None = not measured.
     """
-    maps = {"attention": _with_all(attention.mean(1, dtype=float), np.mean)}
+    maps = {what: _with_all(weights.mean(1, dtype=float), np.mean) for what, weights in attention.items()}
     if attribution is not None:
         maps["attribution"] = _with_all(attribution.astype(float), np.sum)
     own = inside_of(boxes, naming.mask)
@@ -68,7 +71,8 @@ def localise(
         found[what, "other"] = _average([_stacked(values, other) for other in others], (len(STATISTICS), len(values)))
     most, even = ceilings(own), [chances(other)["share"] for other in others]
     evens = {"own": chances(own)["share"], "other": float(_average([np.array(value) for value in even], ()))}
-    return Localised(id, scene, naming, maps, found, _stacked(attention, own), evens, (most["share"], most["auroc"]), boxes)
+    heads = _stacked(next(iter(attention.values())), own)
+    return Localised(id, scene, naming, maps, found, heads, evens, (most["share"], most["auroc"]), boxes)
 
 
 def namings_table(localised: Sequence[Localised], unknown: Sequence[tuple[str, int, str]]) -> pl.DataFrame:
@@ -155,25 +159,31 @@ def heads_table(localised: Sequence[Localised], layers: Sequence[int], confidenc
     return _table(rows, LOCALISED_HEADS)
 
 
-def best_layer(table: pl.DataFrame, what: str = "attention", statistic: str = "auroc") -> dict | None:
+def best_layer(table: pl.DataFrame, what: str, statistic: str = "auroc") -> dict | None:
     """The row of the layer whose maps find the own object best on average; None where no statistic is defined."""
     rows = table.filter(pl.col("what") == what, pl.col("against") == "own", pl.col("statistic") == statistic, pl.col("layer").is_not_null())
     rows = rows.filter(pl.col("mean").is_not_null()).sort("mean", "layer", descending=[True, False])
     return rows.row(0, named=True) if rows.height else None
 
 
-def maps_table(localised: Sequence[Localised], layers: Sequence[int], best: int | None, count: int) -> pl.DataFrame:
-    """A LOCALISED_MAPS table of ``count`` mentions on different pictures, of different names as far as there are: the attention of layer ``best`` and
-    the attribution of all layers."""
+def above_chance(table: pl.DataFrame, what: str, confidence: float) -> pl.DataFrame:
+    """Layers whose maps find the own object by AUROC better than chance, corrected for all layers."""
+    own = table.filter(pl.col("what") == what, pl.col("against") == "own", pl.col("statistic") == "auroc", pl.col("layer").is_not_null())
+    return own.filter(pl.col("over") > 0, pl.col("p_holm") < 1 - confidence)
+
+
+def maps_table(localised: Sequence[Localised], layers: Sequence[int], best: tuple[str, int] | None, count: int) -> pl.DataFrame:
+    """A LOCALISED_MAPS table of ``count`` mentions on different pictures, of different names as far as there are: one kind of attention in
+    one layer (``best``), and the attribution of all layers."""
     frames = []
     for one in shown(localised, count):
-        where = {"attention": None if best is None else list(layers).index(best), "attribution": None}
-        for what, values in one.maps.items():
+        wanted = [] if best is None else [(*best, one.maps[best[0]][list(layers).index(best[1])])]
+        wanted += [("attribution", None, one.maps["attribution"][-1])] if "attribution" in one.maps else []
+        for what, layer, values in wanted:
             tokens = len(one.boxes)
             columns = {
-                "id": [one.id] * tokens, "name": [one.naming.name] * tokens, "what": [what] * tokens,
-                "layer": [None if where[what] is None else best] * tokens, "token": np.arange(tokens),
-                "value": values[-1 if where[what] is None else where[what]], **dict(zip(("left", "top", "right", "bottom"), one.boxes.T, strict=True)),
+                "id": [one.id] * tokens, "name": [one.naming.name] * tokens, "what": [what] * tokens, "layer": [layer] * tokens,
+                "token": np.arange(tokens), "value": values, **dict(zip(("left", "top", "right", "bottom"), one.boxes.T, strict=True)),
             }  # fmt: skip
             frames.append(_frame(columns, LOCALISED_MAPS))
     return pl.concat(frames) if frames else _table([], LOCALISED_MAPS)

@@ -5,8 +5,8 @@ from headflow.tables.schema import Column, Table
 
 _WHAT = Column(
     TEXT,
-    "'attention' of the naming token on the image tokens, mean over heads; or 'attribution': what each image token does to the logit of the "
-    "naming token through the heads of the layer, logits",
+    "'attention' of the naming token on the image tokens, mean over heads; 'attention before', that of the position which predicts it; or "
+    "'attribution': what each image token does to the logit of the naming token through the heads of the layer, logits",
 )
 _LAYER = Column(INT, "decoder layer that reads the picture, 0 = nearest the input; null = all together (mean attention, summed attribution)")
 _AGAINST = Column(TEXT, "whose mask: the 'own' object's, or that of each 'other' known object of the picture, mean over them")
@@ -68,7 +68,7 @@ LOCALISED_HEADS = Table(
     "localisation by head",
     {
         "layer": Column(INT, "decoder layer that reads the picture, 0 = nearest the input"), "head": HEAD, "statistic": _STATISTIC,
-        "mean": Column(REAL, "mean over mentions, of the head's attention against the own object's mask"),
+        "mean": Column(REAL, "mean over mentions, of the attention of the head at localising.position against the own object's mask"),
         "low": Column(REAL, "lower end of its Student-t interval, errors clustered by picture"), "high": Column(REAL, "upper end"),
         "over": Column(REAL, "mean minus chance, mention by mention"), "p": Column(REAL, "t-test over pictures that it is at chance"),
         "p_holm": Column(REAL, "the same, corrected for all heads"), "mentions": _MENTIONS, "pictures": _PICTURES,
