@@ -1,6 +1,7 @@
 """params.yaml: its schema, checked whole at the door of every stage, with errors that name the key."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -19,6 +20,7 @@ Ranking = Literal["attribution", "ablation", "restoration", "attention", "gradie
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 EMBEDDED = "embedded"
 PLANTED = "planted"
+Judge = Literal["match", "llm", "local"]
 Circuit = Literal["additive", "redundant", "joint", "chain", "decoy", "cancelled", "category"]
 
 
@@ -443,6 +445,73 @@ class SharingParams(Group):
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
 
 
+class EndpointParams(Group):
+    """An endpoint that speaks OpenAI's protocol, as judge. The key itself never stands here: it comes from an environment variable."""
+
+    base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://", description="address of the endpoint")
+    model: str | None = Field(None, min_length=1, description="model that judges, by the endpoint's name for it")
+    key_variable: str | None = Field("OPENAI_API_KEY", description="NAME of the environment variable that holds the key; null = the endpoint needs none")
+    temperature: float | None = Field(0.0, ge=0.0, le=2.0, description="0 = the likeliest answer; null = not sent, for models that refuse it")
+    seed: Seed | None = Field(0, description="seed that is sent along; null = not sent")
+    max_tokens: int | None = Field(None, ge=64, le=1_000_000, description="tokens of an answer at most; null = not sent, the endpoint's own limit")
+    timeout_s: float = Field(60.0, gt=0.0, le=3600.0, description="seconds to wait for an answer")
+    retries: int = Field(5, ge=0, le=100, description="further tries after a time-out, an overloaded endpoint, or an answer that cannot be used")
+    concurrency: int = Field(4, ge=1, le=256, description="requests at once")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_keys(cls, content: Any) -> Any:
+        """Mistakes with keys are told without the value, which may be one."""
+        if isinstance(content, dict):
+            if unknown := [name for name in content if name not in cls.model_fields and re.search("key|token|secret|password|auth", str(name), re.I)]:
+                raise ValueError(f"{unknown[0]} is no param: a key belongs in an environment variable, whose name goes to key_variable")
+            variable, url = content.get("key_variable"), content.get("base_url")
+            if variable is not None and not (isinstance(variable, str) and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable) and len(variable) <= 64):
+                raise ValueError("key_variable must be the NAME of an environment variable, such as OPENAI_API_KEY, not the key")
+            if isinstance(url, str) and re.search("[@?#]", url):
+                raise ValueError("base_url takes no user, password or query (nothing with @, ? or #); keys belong in an environment variable")
+        return content
+
+
+class LocalJudgeParams(Group):
+    """A text model of transformers as judge."""
+
+    id: str | None = Field(None, min_length=1, description="a local folder or a Hugging Face id; its tokenizer needs a chat template")
+    revision: str | None = Field(None, description="commit, tag or branch on the hub; a commit makes the run repeatable")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="number format of weights and runs")
+    device_map: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?|balanced|balanced_low_0|sequential)$", description="where the weights go, as of the models under `models`"
+    )
+    max_new_tokens: int = Field(1024, ge=16, le=100_000, description="tokens of an answer at most")
+    retries: int = Field(2, ge=0, le=100, description="further tries after an answer that cannot be used")
+
+
+class JudgingParams(Group):
+    """Which objects descriptions name, and who says so (stage judge_descriptions)."""
+
+    judge: Judge = Field("match", description="match: a vocabulary; llm: a language model behind an endpoint; local: a language model run here")
+    second: Judge | None = Field(None, description="another judge of the same descriptions, to measure how far the two agree; null = none")
+    vocabulary: str = Field(
+        "auto", min_length=1, description="objects and words for them: scenes, coco, a YAML file (docs/judges.md), or auto: scenes for scenes, else coco"
+    )
+    cache: str = Field(".headflow/judgements.sqlite", min_length=1, description="where answers of language models are kept between runs")
+    llm: EndpointParams = Field(default_factory=EndpointParams, description="the endpoint of judge llm")
+    local: LocalJudgeParams = Field(default_factory=LocalJudgeParams, description="the model of judge local")
+    draws: int = Field(999, ge=50, le=100_000, description="bootstrap draws of pictures behind the intervals of agreement")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
+    seed: Seed = Field(0, description="seed of bootstrap draws")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "JudgingParams":
+        if self.second == self.judge:
+            raise ValueError(f"second = {self.second!r}: that is the first judge; take another, or null")
+        if "llm" in (self.judge, self.second) and self.llm.model is None:
+            raise ValueError("the judge is llm, but llm.model names no model")
+        if "local" in (self.judge, self.second) and self.local.id is None:
+            raise ValueError("the judge is local, but local.id names no model")
+        return self
+
+
 class ReportParams(Group):
     """What the report shows (stage render_report)."""
 
@@ -476,6 +545,7 @@ class Params(Group):
     knockout: KnockoutParams = Field(default_factory=KnockoutParams)
     localising: LocalisingParams = Field(default_factory=LocalisingParams)
     sharing: SharingParams = Field(default_factory=SharingParams)
+    judging: JudgingParams = Field(default_factory=JudgingParams)
     report: ReportParams = Field(default_factory=ReportParams)
 
     @model_validator(mode="after")
