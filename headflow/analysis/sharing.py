@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
+from headflow.tables.schema import Table
 from headflow.tables.sharing import (
     ATTENTION_MAPS,
     GROUPS,
@@ -73,7 +74,10 @@ def share_rows(looked: Sequence[Looked]) -> pl.DataFrame:
 
 
 def picture_rows(looked: Sequence[Looked]) -> pl.DataFrame:
-    """Per picture × group: its share of the tokens, of even attention and of the attention there is; over all layers, and over those of text where others cross."""
+    """Per picture × group: its share of the tokens, of even attention and of the attention there is.
+
+    Over all layers, and over those of text alone where others read the picture by cross-attention.
+    """
     rows = []
     for one in looked:
         kinds = {"all": np.ones(len(one.shares), bool), **({"text": ~one.crosses} if one.crosses.any() else {})}
@@ -202,7 +206,12 @@ def map_rows(one: Looked, boxes: Float[np.ndarray, "image 4"]) -> pl.DataFrame:
     return _table(ATTENTION_MAPS, [pl.DataFrame({"id": one.id, "scene": one.scene, **columns, **sides})])
 
 
-def _means(table: object, looked: Sequence[Looked], values: Float[np.ndarray, "pictures layers *heads 3"] | None, confidence: float) -> pl.DataFrame:
+def no_maps() -> pl.DataFrame:
+    """The maps table where no description has a word."""
+    return _table(ATTENTION_MAPS, [])
+
+
+def _means(table: Table, looked: Sequence[Looked], values: Float[np.ndarray, "pictures layers *heads 3"] | None, confidence: float) -> pl.DataFrame:
     if values is None:
         return _table(table, [])
     scenes = [one.scene for one in looked]
@@ -220,9 +229,9 @@ def _bounded(found: Estimate) -> Estimate:
     return Estimate(found.value, np.clip(found.low, 0, 1), np.clip(found.high, 0, 1), found.p)
 
 
-def _table(table: object, rows: list) -> pl.DataFrame:
+def _table(table: Table, rows: list) -> pl.DataFrame:
     """Rows or frames as one frame with the columns of ``table``; nan, where there is no interval, as null."""
     schema = {name: column.dtype for name, column in table.columns.items()}
     frames = rows if rows and isinstance(rows[0], pl.DataFrame) else [pl.DataFrame(rows, schema=schema)]
-    whole = pl.concat([frame.select(schema).cast(schema) for frame in frames])
+    whole = pl.concat([frame.select(list(schema)).cast(schema) for frame in frames])
     return whole.with_columns(pl.col(name).fill_nan(None) for name, dtype in schema.items() if dtype == pl.Float64)

@@ -39,6 +39,7 @@ class SpokenShares:
         maps: attention to each of the picture's keys (``capture.key_image``), mean over heads, for every layer that reads the picture (all
             decoder layers, or those of cross-attention).
         head_maps: the same head by head; None where it was not asked for.
+        shown: the picture's keys that any layer shows to any generated token: all of them, but for sliding windows and padded tiles.
     """
 
     shares: Float[Tensor, "layers heads 3"]
@@ -46,6 +47,7 @@ class SpokenShares:
     tokens: tuple[int, int, int]
     maps: Float[Tensor, "reading image"]
     head_maps: Float[Tensor, "reading heads image"] | None
+    shown: Bool[Tensor, " image"]
 
 
 def all_fed(tokens: Sequence[int]) -> list[int]:
@@ -85,7 +87,7 @@ def spoken_shares(capture: Capture, *, head_maps: bool = False, block_bytes: int
     shares: dict[int, Tensor] = {}
     even: dict[int, Tensor] = {}
     maps: dict[int, Tensor] = {}
-    shown: dict[int, Tensor] = {}
+    shown = torch.zeros(capture.key_image.stop - capture.key_image.start, dtype=torch.bool)
 
     def take(layer: int, weights: Float[Tensor, "heads some keys"], visible: Bool[Tensor, "some keys"], first: int) -> None:
         groups = _groups(capture, layer)
@@ -95,13 +97,13 @@ def spoken_shares(capture: Capture, *, head_maps: bool = False, block_bytes: int
         if (picture := _picture(capture, layer)) is not None:
             looked = weights[..., picture].sum(1)
             _add(maps, layer, looked if head_maps else looked.mean(0))
-            shown[layer] = visible[:, picture].any(0)
+            shown.logical_or_(visible[:, picture].any(0).cpu())
 
     _watch(capture, spoken, take, block_bytes)
     (means, chances, looked), span = (_mean(sums, len(spoken)) for sums in (shares, even, maps)), capture.image.stop - capture.image.start
     cross = capture.mode == "cross"
-    tokens = int(next(iter(shown.values())).sum()) if cross else span, spoken.start - (0 if cross else span), len(spoken)
-    return SpokenShares(means, chances, tokens, looked.mean(1) if head_maps else looked, looked if head_maps else None)
+    tokens = int(shown.sum()) if cross else span, spoken.start - (0 if cross else span), len(spoken)
+    return SpokenShares(means, chances, tokens, looked.mean(1) if head_maps else looked, looked if head_maps else None, shown)
 
 
 @torch.no_grad()
