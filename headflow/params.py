@@ -418,7 +418,7 @@ class KnockoutParams(Group):
         ["img→gen", "img→query", "img→both"], min_length=1, description="edges to the picture that are closed: of generated tokens, the prompt's text, or both"
     )
     last_position: list[Literal["query", "generated"]] = Field(
-        ["query", "generated"],
+        ["query"],
         min_length=1,
         description="what the prompt's last position, where the first generated token comes from, counts with: query (the paper), so that img→gen leaves the "
         "first token alone, or generated, so that it blocks it too",
@@ -512,6 +512,53 @@ class JudgingParams(Group):
         return self
 
 
+class CompressingParams(Group):
+    """Follow-up questions with only a part of the context's keys and values (stage compress_context)."""
+
+    strategies: list[Literal["full", "query", "image", "both", "description", "none"]] = Field(
+        ["full", "query", "image", "both", "description", "none"],
+        min_length=1,
+        description="what stays of the context: the whole prompt, its text, some image tokens, both; the model's own description as text; or nothing for the picture",
+    )
+    percents: list[Annotated[float, Field(gt=0.0, le=100.0)]] = Field(
+        [2.0, 5.0, 10.0, 20.0, 50.0], min_length=1, description="K: percent of the image tokens that stay in each layer, rising"
+    )
+    choose_by: list[Literal["attention", "attribution", "random"]] = Field(
+        ["attention", "attribution", "random"],
+        min_length=1,
+        description="what they are chosen by: attention of the description's tokens (the paper), their effect on it, or chance",
+    )
+    asking: list[Literal["turn", "fresh"]] = Field(
+        ["turn", "fresh"],
+        min_length=1,
+        description="turn: as the user's next turn (the paper); fresh: in the place of the first question, of which nothing stays, for models of one turn",
+    )
+    questions: str = Field("auto", min_length=1, description="auto: about the objects of the pictures described; else a folder in the format of MME")
+    pictures: int = Field(24, ge=2, le=100_000, description="pictures asked about at most, the first ones described; of a folder, drawn from all tasks alike")
+    keep_description: bool = Field(False, description="the keys and values of the description's own tokens stay too, wherever the prompt's text does")
+    go_on_from: Literal["description", "prompt"] = Field(
+        "description", description="follow-ups take the positions after the description, or those after the prompt, whatever was dropped"
+    )
+    corners: int = Field(8, ge=2, le=4096, description="sets of image tokens over which their effects on the description are averaged, in pairs")
+    max_new_tokens: int = Field(8, ge=1, le=1000, description="tokens after which an answer that does not end is cut off")
+    timed: int = Field(2, ge=0, le=1000, description="pictures with which one follow-up is timed; 0 = none")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
+    seed: Seed = Field(0, description="seed of questions, of the choice by chance and of the sets of image tokens")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "CompressingParams":
+        if self.percents != sorted(set(self.percents)):
+            raise ValueError(f"percents = {self.percents}: must rise, each once")
+        for name in ("strategies", "choose_by", "asking"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: one is listed twice")
+        if "full" not in self.strategies:
+            raise ValueError("strategies: full is what the others are compared with; list it")
+        if self.corners % 2:
+            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+        return self
+
+
 class ReportParams(Group):
     """What the report shows (stage render_report)."""
 
@@ -546,6 +593,7 @@ class Params(Group):
     localising: LocalisingParams = Field(default_factory=LocalisingParams)
     sharing: SharingParams = Field(default_factory=SharingParams)
     judging: JudgingParams = Field(default_factory=JudgingParams)
+    compressing: CompressingParams = Field(default_factory=CompressingParams)
     report: ReportParams = Field(default_factory=ReportParams)
 
     @model_validator(mode="after")
