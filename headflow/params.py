@@ -463,7 +463,7 @@ class EndpointParams(Group):
     def _no_keys(cls, content: Any) -> Any:
         """Mistakes with keys are told without the value, which may be one."""
         if isinstance(content, dict):
-            if unknown := [name for name in content if name not in cls.model_fields and re.search("key|token|secret|password|auth", str(name), re.I)]:
+            if unknown := [name for name in content if name not in cls.model_fields and re.search("key|secret|password|auth|^token$|api_?token", str(name), re.I)]:
                 raise ValueError(f"{unknown[0]} is no param: a key belongs in an environment variable, whose name goes to key_variable")
             variable, url = content.get("key_variable"), content.get("base_url")
             if variable is not None and not (isinstance(variable, str) and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable) and len(variable) <= 64):
@@ -554,6 +554,8 @@ class CompressingParams(Group):
                 raise ValueError(f"{name}: one is listed twice")
         if "full" not in self.strategies:
             raise ValueError("strategies: full is what the others are compared with; list it")
+        if self.keep_description and self.go_on_from == "prompt":
+            raise ValueError("go_on_from = 'prompt': the description, which keep_description keeps, already has these positions")
         if self.corners % 2:
             raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
         return self

@@ -1,8 +1,9 @@
 """Objects named in a text, found by a vocabulary."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from headflow.judging.vocabulary import Term, Vocabulary
+from headflow.judging.vocabulary import Term, Vocabulary, load_vocabulary
 from headflow.judging.words import Word, forms, split
 
 
@@ -37,6 +38,39 @@ def mentions(text: str, vocabulary: Vocabulary) -> list[Mention]:
 def named(text: str, vocabulary: Vocabulary) -> list[str]:
     """The objects that ``text`` names, each once, in the order of their first mention."""
     return list(dict.fromkeys(mention.name for mention in mentions(text, vocabulary)))
+
+
+def choose_vocabulary(choice: str, source: str, names: Iterable[str] = ()) -> Vocabulary:
+    """The vocabulary that the params ask for.
+
+    Args:
+        choice: ``judging.vocabulary``: a name, a path or ``auto``: ``scenes`` where the pictures are rendered, else ``coco``, and the names of objects
+            for which they have no term.
+        source: ``examples.source``.
+        names: of the objects that the pictures show, where they are known.
+
+    Raises:
+        HeadflowError: see :func:`headflow.judging.vocabulary.load_vocabulary`.
+    """
+    if choice != "auto":
+        return load_vocabulary(choice)
+    vocabulary = load_vocabulary("scenes" if source in ("scenes", "planted") else "coco")
+    return vocabulary.with_objects(name for name in names if name_of(name, vocabulary) is None)
+
+
+def name_of(object: str, vocabulary: Vocabulary) -> str | None:
+    """The vocabulary's name for an object that is named alone ("men" → person): words that a text must have before it are not asked for.
+
+    None where the whole of ``object`` is no term.
+    """
+    words = split(object)
+    if object in vocabulary.names or not words:
+        return object if object in vocabulary.names else None
+    for term in vocabulary.by_first_word.get(words[0].text.lower(), ()):
+        if term.name is not None and [word.lower() for word in term.words] == [word.text.lower() for word in words]:
+            return term.name
+    found = mentions(object, vocabulary)
+    return found[0].name if len(found) == 1 and (found[0].start, found[0].stop) == (words[0].start, words[-1].stop) else None
 
 
 def _longest(words: list[Word], place: int, vocabulary: Vocabulary) -> Term | None:

@@ -87,6 +87,13 @@ class Vocabulary:
             found[term.words[0].lower()].append(term)
         return dict(found)
 
+    def with_objects(self, names: Iterable[str]) -> "Vocabulary":
+        """This vocabulary with further objects, whose terms are their names."""
+        new = {name: tuple(word.text for word in split(name)) for name in dict.fromkeys(names) if name not in self.names}
+        terms = [Term(words, name) for name, words in new.items() if words]
+        added = tuple(term.name for term in terms)
+        return Vocabulary(self.source, self.language, (*self.names, *added), (*self.terms, *terms), digest_json([self.digest, added])) if terms else self
+
 
 def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     """A built-in vocabulary (``scenes``, ``coco``), or one from a YAML file with these keys:
