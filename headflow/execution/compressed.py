@@ -1,0 +1,91 @@
+"""Follow-up questions behind compressed contexts, which can be stopped at any moment and continue where they stopped."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from headflow.execution.fingerprint import digest, digest_json, engine_version
+from headflow.execution.store import ResultStore
+from headflow.models.compression.conversation import Conversation, Outcome
+from headflow.models.compression.turns import Asking
+from headflow.models.compression.variants import Variant
+
+# What decides these numbers beside the engine.
+CODE = (
+    "seeds.py", "attribution/masks.py", "models/keeping.py", "models/spoken_attention.py",
+    *(f"models/compression/{name}.py" for name in ("answering", "attention", "choice", "context", "conversation", "turns", "variants")),
+)  # fmt: skip
+# A record holds numbers of 32 bits, exact up to 2^24.
+_WORD = 2**20
+
+
+@dataclass
+class StoredConversation:
+    """A conversation as the result store knows it; the model runs only for what is missing there.
+
+    Attributes:
+        store: finished work.
+        context: fingerprint of the model, the picture and the prompt.
+        conversation: the conversation.
+    """
+
+    store: ResultStore
+    context: str
+    conversation: Conversation
+
+    def __post_init__(self) -> None:
+        talk = self.conversation
+        settings = [list(map(int, talk.said)), talk.name, talk.keep_description, talk.go_on_from, talk.corners, talk.max_new_tokens, talk.seed]
+        self._context = digest(self.context, "compress context", engine_version(*CODE), digest_json(settings))
+
+    def run(self, asking: Asking, wanted: Sequence[Variant], followups: Sequence[str]) -> list[Outcome]:
+        """See :meth:`Conversation.run`."""
+        units = [self._unit("answers", asking, list(astuple(variant)), list(followups)) for variant in wanted]
+        known = self.store.get(units)
+        missing = [variant for variant, unit in zip(wanted, units, strict=True) if unit not in known]
+        if missing:
+            made = dict(zip(missing, self.conversation.run(asking, missing, followups), strict=True))
+            known |= {unit: _packed(made[variant]) for variant, unit in zip(wanted, units, strict=True) if variant in made}
+            self.store.put([(unit, known[unit]) for variant, unit in zip(wanted, units, strict=True) if variant in made])
+        return [_unpacked(known[unit]) for unit in units]
+
+    def anew(self, followup: str) -> list[int]:
+        """What the stock model answers to a follow-up in a new conversation about the picture."""
+        unit, talk = self._unit("anew", followup), self.conversation
+        found = self.store.get([unit]).get(unit)
+        if found is None:
+            found = np.array(talk.lvlm.answer_ids([talk.picture], followup, talk.max_new_tokens)[0], np.float32)
+            self.store.put([(unit, found)])
+        return found.astype(int).tolist()
+
+    def seconds(self, asking: Asking, variant: Variant, followup: str) -> float:
+        """See :meth:`Conversation.seconds`; measured once."""
+        unit = self._unit("seconds", asking, list(astuple(variant)), followup)
+        found = self.store.get([unit]).get(unit)
+        if found is None:
+            found = np.array([self.conversation.seconds(asking, variant, followup)], np.float32)
+            self.store.put([(unit, found)])
+        return float(found[0])
+
+    def _unit(self, *parts: object) -> bytes:
+        return bytes.fromhex(digest(self._context, digest_json(list(parts))))[:16]
+
+
+def _packed(outcome: Outcome) -> Float[np.ndarray, " numbers"]:
+    """Context tokens, bytes in two parts, then every answer with its length before it."""
+    numbers = [outcome.tokens, outcome.bytes // _WORD, outcome.bytes % _WORD]
+    for answer in outcome.answers:
+        numbers += [len(answer), *answer]
+    return np.array(numbers, np.float32)
+
+
+def _unpacked(record: Float[np.ndarray, " numbers"]) -> Outcome:
+    tokens, high, low, *rest = record.astype(int).tolist()
+    answers = []
+    while rest:
+        length, *rest = rest
+        answers.append(rest[:length])
+        rest = rest[length:]
+    return Outcome(tokens, high * _WORD + low, answers)
