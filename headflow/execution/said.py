@@ -160,7 +160,7 @@ def _full_batch(waiting: deque[_Job], max_new_tokens: int, batch_size: BatchSize
 
 def _most(capture: Capture, max_new_tokens: int) -> int:
     """Sequences at once: a rule of shapes and total memory alone."""
-    if capture.lvlm.device.type != "cpu":
+    if capture.lvlm.device.type == "cuda":
         return automatic_sequences([capture], max_new_tokens)
     token = sum(part.shape[0] * part.shape[2] * part.element_size() for part in (*capture.keys, *capture.values))
     return int(max(1, min(_MOST_SEQUENCES, _CPU_BYTES // (token * (capture.computed + max_new_tokens)))))
@@ -190,7 +190,7 @@ def _bytes(capture: Capture) -> int:
 
 
 def _room(capture: Capture) -> float:
-    if capture.lvlm.device.type == "cpu":
+    if capture.lvlm.device.type != "cuda":
         return _CPU_BYTES
     return _GPU_SHARE * torch.cuda.get_device_properties(capture.lvlm.device).total_memory
 
