@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import GenerationConfig
 
 import headflow
@@ -14,16 +15,17 @@ from headflow.models.lvlm import LVLM
 from headflow.models.spoken_attention import all_fed, generated_positions, image_attention_of, spoken_shares
 from headflow.suffix import make_bank, prepared, run_suffix
 from headflow.suffix_pass import Watching
+from tests.closure import ROOT
 from tests.conftest import random_picture
 from tests.families import FAMILIES, QUESTION
 
 NEW = 5
 
 
-def generated(lvlm: LVLM, picture: np.ndarray, new: int = NEW) -> tuple[list[int], dict[int, list[torch.Tensor]], list[int]]:
+def generated(lvlm: LVLM, picture: np.ndarray, question: str, new: int) -> tuple[list[int], dict[int, list[torch.Tensor]], list[int]]:
     """Greedily generated tokens, and per decoder layer the attention of the prompt's last position and of every one of them, ``[heads, keys]``."""
     lvlm._forget_positions()
-    inputs, seen = lvlm.inputs([picture], QUESTION), {}
+    inputs, seen = lvlm.inputs([picture], question), {}
     settings = GenerationConfig(do_sample=False, max_new_tokens=new + 1, min_new_tokens=new + 1, pad_token_id=0)
     before = lvlm.decoder.config._attn_implementation
     lvlm.model.set_attn_implementation("eager")
@@ -64,9 +66,9 @@ def expected(capture: Capture, seen: dict[int, list[torch.Tensor]]) -> tuple[tor
     return torch.stack(shares), torch.stack(maps)
 
 
-def check(lvlm: LVLM, picture: np.ndarray, tolerance: float = 1e-5, **options: int) -> None:
-    ids, seen = generated(lvlm, picture)
-    capture = lvlm.capture(picture, QUESTION, answer=all_fed(ids))
+def check(lvlm: LVLM, picture: np.ndarray, *, question: str = QUESTION, new: int = NEW, tolerance: float = 1e-5, **options: int) -> None:
+    ids, seen = generated(lvlm, picture, question, new)
+    capture = lvlm.capture(picture, question, answer=all_fed(ids))
     shares, maps = expected(capture, seen)
     found = spoken_shares(capture, head_maps=True, **options)
     torch.testing.assert_close(found.shares, shares.mean(2), atol=tolerance, rtol=0)
@@ -74,7 +76,7 @@ def check(lvlm: LVLM, picture: np.ndarray, tolerance: float = 1e-5, **options: i
     torch.testing.assert_close(found.maps, maps[:, :, 1:].mean((1, 2)), atol=tolerance, rtol=0)
     torch.testing.assert_close(found.shares.sum(-1), torch.ones(lvlm.decoder_layers, lvlm.heads))
     torch.testing.assert_close(found.even.sum(-1), torch.ones(lvlm.decoder_layers))
-    chosen = [3, -1, 0, NEW - 1]
+    chosen = [3, -1, 0, new - 1]
     torch.testing.assert_close(
         image_attention_of(capture, chosen, **options), maps.permute(2, 0, 1, 3)[[token + 1 for token in chosen]], atol=tolerance, rtol=0
     )
@@ -88,9 +90,41 @@ def test_one_fed_forward_is_generation_in_every_family(name, tmp_path):
     assert lvlm.prefix_mode == family.prefix
 
 
+def test_the_embedded_model_describes_a_scene():
+    lvlm = headflow.load("embedded")
+    with Image.open(ROOT / "data/pictures/star-1.png") as picture:
+        check(lvlm, np.asarray(picture.convert("RGB")), question="Describe the image.", new=9)
+
+
 @pytest.mark.parametrize("block_bytes", [1, 1500])
 def test_any_block_of_queries_gives_the_same(kind, models, block_bytes):
     check(models(kind), random_picture(1), block_bytes=block_bytes)
+
+
+def test_no_more_weights_are_held_than_a_block(models):
+    """However long the description: of every layer one block of queries at a time, in order, each query once."""
+    capture = models("gqa").capture(random_picture(1), QUESTION, answer=all_fed([5, 6, 7, 8] * 12))
+    seen: dict[int, list[slice]] = {}
+    sizes = []
+
+    def take(layer: int, rows: slice, weights: torch.Tensor, visible: torch.Tensor) -> None:
+        seen.setdefault(layer, []).append(rows)
+        sizes.append(weights.untyped_storage().nbytes())
+        assert weights.dtype == torch.float32 and weights.shape[1:] == visible.shape
+
+    with prepared(capture):
+        run_suffix(capture, make_bank(capture, closed_baseline()), watching=Watching(take, 20_000))
+    assert max(sizes) <= 20_000 and len(sizes) > 6
+    for blocks in seen.values():
+        assert [row for rows in blocks for row in range(rows.start, rows.stop)] == list(range(capture.computed))
+    assert sorted(seen) == [0, 1, 2]
+
+
+def test_half_precision_shares_still_add_up(models):
+    fed = all_fed([5, 6, 7, 8])
+    exact, half = (spoken_shares(models("gqa", dtype).capture(random_picture(1), QUESTION, answer=fed)) for dtype in ("float32", "bfloat16"))
+    torch.testing.assert_close(half.shares.sum(-1), torch.ones(3, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(half.shares, exact.shares, atol=0.1, rtol=0)
 
 
 def test_even_attention_is_what_the_layer_shows(models):
