@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from jaxtyping import Float
+from PIL import Image
 
 from headflow.analysis.localisation import STATISTICS, Naming, ceilings, chances, inside_of, placed
 from headflow.attribution.multiple import holm
+from headflow.datasets.pictures import png
 from headflow.tables.localising import LOCALISED, LOCALISED_HEADS, LOCALISED_LAYERS, LOCALISED_MAPS, NAMINGS
 from headflow.tables.schema import Table
 from headflow.tracing.intervals import mean
@@ -82,6 +84,7 @@ def namings_table(localised: Sequence[Localised], unknown: Sequence[tuple[str, i
             "id": one.id, "scene": one.scene, "name": one.naming.name, "word": one.naming.word, "start": one.naming.start, "stop": one.naming.stop,
             "token": one.naming.token, "objects": one.naming.objects, "others": len(one.naming.others), "area": float(one.naming.mask.mean()),
             "even": one.even["own"], "most": one.most[0], "most_auroc": one.most[1],
+            "mask": png(Image.fromarray(one.naming.mask)),
         }
         for one in localised
     ] + [{"id": id, "scene": scene, "name": name, "objects": 0} for id, scene, name in unknown]  # fmt: skip

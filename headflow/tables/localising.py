@@ -1,6 +1,6 @@
 """Whether the token that names an object looks at that object."""
 
-from headflow.tables.columns import HEAD, ID, INT, REAL, TEXT
+from headflow.tables.columns import BYTES, HEAD, ID, INT, REAL, TEXT
 from headflow.tables.schema import Column, Table
 
 _WHAT = Column(
@@ -37,6 +37,7 @@ NAMINGS = Table(
         "even": Column(REAL, "share of the image tokens in the mask, boxes weighted by overlap: the chance level of 'share' and 'pointing', 0..1"),
         "most": Column(REAL, "largest share of a token's box in the mask, 0..1: the most that 'share' and 'pointing' can reach"),
         "most_auroc": Column(REAL, "the most that 'auroc' can reach with these image tokens, 0..1"),
+        "mask": Column(BYTES, "pixels of the true objects of that name, 1-bit PNG of the picture's size; null where the object is not known"),
     },
 )  # fmt: skip
 
