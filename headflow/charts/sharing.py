@@ -18,6 +18,7 @@ COLOURS = {"image": "#0072b2", "query": "#e69f00", "generated": "#009e73"}
 KINDS = {"token_share": "share of the tokens", "even": "attention, if it were even", "share": "attention"}
 MOST_PICTURES, MOST_LAYERS = 6, 7
 _GROUPED = "attention to (dashed: if it were even)"
+_KNOWN = "isValid(datum.low)"  # one picture has no interval
 _GAP, _MARGIN, _LINE = 4, 50, 16
 """Pixels: between maps, room for the names of layers, a line of text."""
 
@@ -49,7 +50,7 @@ def fraction_dots(fractions: pl.DataFrame) -> alt.LayerChart | None:
         alt.Tooltip("low:Q", title="interval from", format=".1%"), alt.Tooltip("high:Q", title="to", format=".1%"),
         alt.Tooltip("tokens:Q", title="tokens, mean", format=".1f"), alt.Tooltip("pictures:Q"),
     ]  # fmt: skip
-    spans = base.mark_rule(strokeWidth=3, opacity=0.5).encode(x=alt.X("low:Q", title=title, scale=scale, axis=axis), x2="high:Q")
+    spans = base.transform_filter(_KNOWN).mark_rule(strokeWidth=3, opacity=0.5).encode(x=alt.X("low:Q", title=title, scale=scale, axis=axis), x2="high:Q")
     points = base.mark_point(size=60).encode(x=alt.X("mean:Q", title=title, scale=scale), tooltip=tooltip)
     return _fitted(spans + points, LOWEST)
 
@@ -75,7 +76,7 @@ def layer_shares(means: pl.DataFrame) -> alt.LayerChart | None:
         alt.Tooltip("even:Q", title="if it were even", format=".1%"), alt.Tooltip("pictures:Q"),
     ]  # fmt: skip
     axis = alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1])
-    bands = base.mark_area(orient="horizontal", opacity=0.2).encode(x=alt.X("low:Q", **x, axis=axis), x2="high:Q")
+    bands = base.transform_filter(_KNOWN).mark_area(orient="horizontal", opacity=0.2).encode(x=alt.X("low:Q", **x, axis=axis), x2="high:Q")
     lines = base.mark_line(orient="horizontal", strokeWidth=2).encode(x=alt.X("mean:Q", **x), order="layer:Q")
     points = base.mark_point(size=40).encode(x=alt.X("mean:Q", **x), tooltip=tooltip)
     even = base.mark_line(orient="horizontal", strokeWidth=1.2, strokeDash=[4, 3]).encode(x=alt.X("even:Q", **x), order="layer:Q")
@@ -149,7 +150,7 @@ def layer_spread(means: pl.DataFrame, top: float = 0.01) -> alt.HConcatChart | N
     for place, (measure, title) in enumerate(titles.items()):
         part = rows.filter(pl.col("measure") == measure)
         even = float(part["even"].mean() or 0.0)
-        reach = 1.0 if measure == "effective" else max([float(value) for value in part["high"].drop_nulls()] + [even]) * 1.08
+        reach = 1.0 if measure == "effective" else 1.08 * max([even, *part["mean"].to_list(), *part["high"].drop_nulls().to_list()])
         scale, axis = alt.Scale(domain=[0, reach], nice=False), alt.Axis(format="%", tickCount=5)
         y = _layer_axis(layers, named=place == 0)
         base = alt.Chart(part).encode(y=y, color=alt.value(theme.ACCENT))
@@ -157,7 +158,7 @@ def layer_spread(means: pl.DataFrame, top: float = 0.01) -> alt.HConcatChart | N
             alt.Tooltip("layer:Q"), alt.Tooltip("mean:Q", title=title, format=".1%"), alt.Tooltip("low:Q", title="interval from", format=".1%"),
             alt.Tooltip("high:Q", title="to", format=".1%"), alt.Tooltip("even:Q", title="of an even map", format=".1%"), alt.Tooltip("pictures:Q"),
         ]  # fmt: skip
-        spans = base.mark_rule(strokeWidth=3, opacity=0.4).encode(x=alt.X("low:Q", title=title, scale=scale, axis=axis), x2="high:Q")
+        spans = base.transform_filter(_KNOWN).mark_rule(strokeWidth=3, opacity=0.4).encode(x=alt.X("low:Q", title=title, scale=scale, axis=axis), x2="high:Q")
         lines = base.mark_line(orient="horizontal", strokeWidth=1.6).encode(x=alt.X("mean:Q", title=title, scale=scale), order="layer:Q")
         points = base.mark_point(size=50).encode(x=alt.X("mean:Q", title=title, scale=scale), tooltip=tooltip)
         rule = theme.rule_x(even, "even", left=measure == "effective")
