@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jaxtyping import Float
-from sklearn.metrics import cohen_kappa_score
 
 from headflow.judging.match import mentions, name_of
 from headflow.judging.vocabulary import Vocabulary
@@ -79,6 +78,8 @@ class _Counts:
         parts, statistic = self._statistic(measure)
         value = float(statistic(parts.sum(0)))
         if measure == "kappa":
+            from sklearn.metrics import cohen_kappa_score
+
             value = float(cohen_kappa_score(*zip(*self.decisions, strict=True))) if np.isfinite(value) else np.nan
         weights = generator(seed, "agreement of judges").multinomial(self.pictures, np.full(self.pictures, 1 / max(self.pictures, 1)), draws)
         drawn = np.array([statistic(total) for total in np.tensordot(weights, parts, 1)])
