@@ -13,8 +13,8 @@ from headflow.analysis.localisation_effects import stored_effects
 from headflow.errors import HeadflowError
 from headflow.execution.store import ResultStore
 from headflow.files import write_json
-from headflow.judging.match import mentions, named
-from headflow.judging.vocabulary import Vocabulary, load_vocabulary
+from headflow.judging.match import choose_vocabulary, mentions, name_of
+from headflow.judging.vocabulary import Vocabulary
 from headflow.models.baselines import blank_baseline, closed_baseline
 from headflow.models.places import boxes_on_picture
 from headflow.models.spoken_attention import all_fed, image_attention_of
@@ -32,7 +32,8 @@ def main(params: Params, key: str) -> None:
     """Write the mentions of model ``key``, how its maps fit the objects' masks by mention, layer and head, some maps, and metrics."""
     settings, pictures = params.localising, Pictures(params, key)
     said = {row["id"]: row for row in DESCRIPTIONS.read(paths.descriptions_dir(key) / "descriptions.parquet").iter_rows(named=True)}
-    vocabulary = load_vocabulary(vocabulary_name(params))
+    names = (entry["name"] for objects in pictures.rows["objects"] for entry in objects if entry["name"] is not None)
+    vocabulary = choose_vocabulary(params.judging.vocabulary, params.examples.source, names)
     found, unknown, unplaced = [], [], set()
     with ResultStore(Path(params.ablation.store)) as store, progress(f"localise objects ({key})", len(pictures), "pictures") as bar:
         for picture in pictures:
@@ -100,20 +101,13 @@ def localise(
     return localised, reason
 
 
-def vocabulary_name(params: Params) -> str:
-    """The vocabulary of the run, as judges take it."""
-    named = getattr(getattr(params, "judging", None), "vocabulary", "auto")
-    return ("scenes" if params.examples.source in ("scenes", "planted") else "coco") if named == "auto" else named
-
-
 def masks(objects: list[dict] | None, vocabulary: Vocabulary) -> dict[str, list[Mask]]:
-    """The masks of a picture's known objects, by what the vocabulary calls them; by their own name where it has none for them."""
+    """The masks of a picture's known objects, by what the vocabulary calls them; by their own name where it has none, so that no text names them."""
     found: dict[str, list[Mask]] = {}
     for entry in objects or ():
         if entry["name"] is None or entry["mask"] is None:
             continue
-        name = entry["name"] if entry["name"] in vocabulary.names else next(iter(named(entry["name"], vocabulary)), entry["name"])
-        found.setdefault(name, []).append(_mask(entry["mask"]))
+        found.setdefault(name_of(entry["name"], vocabulary) or entry["name"], []).append(_mask(entry["mask"]))
     return found
 
 

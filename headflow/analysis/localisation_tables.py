@@ -13,7 +13,7 @@ from headflow.attribution.multiple import holm
 from headflow.datasets.pictures import png
 from headflow.tables.localising import LOCALISED, LOCALISED_HEADS, LOCALISED_LAYERS, LOCALISED_MAPS, NAMINGS
 from headflow.tables.schema import Table
-from headflow.tracing.intervals import mean
+from headflow.tracing.intervals import RESOLUTION, mean
 
 WHAT = ("attention", "attention before", "attribution")
 """What is measured: attention of the naming token; of the position that predicts it; and attribution of its logit."""
@@ -60,11 +60,12 @@ def localise(
         naming: what is named.
         boxes: of the image tokens, pixels; nan = none.
         attention: of the token that names it and of the position before, by :data:`WHAT`; the leading one first.
-        attribution: of its logit, layer by layer; None = not measured.
+        attribution: of its logit, layer by layer; None = not measured. A layer whose effects are rounding beside those of the others
+            (:data:`headflow.tracing.intervals.RESOLUTION`) counts as one without any.
     """
     maps = {what: _with_all(weights.mean(1, dtype=float), np.mean) for what, weights in attention.items()}
     if attribution is not None:
-        maps["attribution"] = _with_all(attribution.astype(float), np.sum)
+        maps["attribution"] = _with_all(_above_rounding(attribution.astype(float)), np.sum)
     own = inside_of(boxes, naming.mask)
     others = [inside_of(boxes, mask) for mask in naming.others]
     found = {}
@@ -205,6 +206,12 @@ def shown(localised: Sequence[Localised], count: int) -> list[Localised]:
 
 def _with_all(values: Float[np.ndarray, "layers tokens"], take) -> Float[np.ndarray, "layers_and_all tokens"]:
     return np.concatenate([values, take(values, 0)[None]])
+
+
+def _above_rounding(effects: Float[np.ndarray, "layers tokens"]) -> Float[np.ndarray, "layers tokens"]:
+    """Layers that are rounding beside all others as zeros: the order of their tokens says nothing."""
+    sizes = np.abs(effects).sum(1)
+    return np.where(sizes[:, None] > RESOLUTION * sizes.sum(), effects, 0.0)
 
 
 def _stacked(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:

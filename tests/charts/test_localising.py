@@ -64,7 +64,7 @@ def test_lines_rules_and_scales():
     whole = found["layers"].filter(pl.col("layer").is_null(), pl.col("what") == "attribution", pl.col("against") == "own", pl.col("statistic") == "share")
     assert rules(spec) == pytest.approx({"chance": 1 / 9, "attribution, all layers": whole["mean"][0]}, rel=1e-5)
     spec = localising.ranks_by_layer(found["layers"]).to_dict()
-    assert sorted(row["value"] for rows in spec["datasets"].values() for row in rows if row.get("label") == "chance") == pytest.approx([1 / 9, 0.5])
+    assert sorted(row["value"] for rows in spec["datasets"].values() for row in rows if row.get("label") == "chance") == pytest.approx([1 / 9, 0.5], rel=1e-5)
 
 
 def test_layers_of_cross_attention_and_attention_alone():
