@@ -1,6 +1,7 @@
 """localise_objects behind the real stages: planted objects, the whole attention of a stock run, and what cannot be told."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from tests.stages.test_trace_text_and_flow import inside
 
 TABLES = {"namings": NAMINGS, "localised": LOCALISED, "layers": LOCALISED_LAYERS, "heads": LOCALISED_HEADS, "maps": LOCALISED_MAPS}
 MODELS = {"tiny": {"device_map": "cpu"}, "additive": {"id": "planted", "circuit": "additive", "device_map": "cpu"}}
-COUNT = 5
+COUNT = 4
 
 
 def params(key: str, **localising: object) -> Params:
@@ -131,13 +132,18 @@ def test_a_second_run_computes_no_effect_again(tiny, monkeypatch):
     assert {name: (tiny / f"data/localisation/tiny/{name}.parquet").read_bytes() for name in TABLES} == before
 
 
-def test_other_settings(tiny):
+@pytest.fixture
+def copied(tiny, tmp_path):
+    """The project, to be changed."""
+    return shutil.copytree(tiny, tmp_path / "copied")
+
+
+def test_other_settings(tiny, copied):
     """Heads by the position before; attention alone."""
     first = read("tiny", tiny)
-    with inside(tiny):
+    with inside(copied):
         localise_objects.main(params("tiny", position="before", corners=0, shown=2), "tiny")
         found = read("tiny")
-        localise_objects.main(params("tiny"), "tiny")
     assert set(found["localised"]["what"]) == set(found["layers"]["what"]) == {"attention", "attention before"}
     assert set(found["maps"]["what"]) == {"attention before"} and found["maps"]["id"].n_unique() == 2
     assert not found["heads"]["mean"].equals(first["heads"]["mean"])
@@ -147,37 +153,28 @@ def test_other_settings(tiny):
 
 
 @pytest.mark.parametrize("what", ["masks", "objects", "words"])
-def test_nothing_to_localise(tiny, what):
+def test_nothing_to_localise(copied, what):
     """Objects without masks, pictures without known objects, descriptions that name none."""
-    examples, said = EXAMPLES.read(tiny / "data/examples.parquet"), DESCRIPTIONS.read(tiny / "data/descriptions/tiny/descriptions.parquet")
-    element = pl.element().struct.with_fields(mask=pl.lit(None, pl.Binary))
-    changed = {
-        "masks": (examples.with_columns(pl.col("objects").list.eval(element)), said),
-        "objects": (examples.with_columns(pl.lit([], examples.schema["objects"]).alias("objects")), said),
-        "words": (examples, said.with_columns(description=pl.lit("a picture"), tokens=pl.col("tokens").list.head(1), starts=pl.lit([0]), stops=pl.lit([9]))),
-    }[what]
-    with inside(tiny):
-        try:
-            EXAMPLES.write(changed[0], Path("data/examples.parquet"))
-            DESCRIPTIONS.write(changed[1], Path("data/descriptions/tiny/descriptions.parquet"))
-            localise_objects.main(params("tiny"), "tiny")
-            found, metrics = read("tiny"), read_json(Path("reports/metrics/localise_objects_tiny.json"))
-        finally:
-            EXAMPLES.write(examples, Path("data/examples.parquet"))
-            DESCRIPTIONS.write(said, Path("data/descriptions/tiny/descriptions.parquet"))
+    with inside(copied):
+        examples, said = EXAMPLES.read(Path("data/examples.parquet")), DESCRIPTIONS.read(Path("data/descriptions/tiny/descriptions.parquet"))
+        if what == "words":
+            said = said.with_columns(description=pl.lit("a picture"), tokens=pl.col("tokens").list.head(1), starts=pl.lit([0]), stops=pl.lit([9]))
+        element = pl.element().struct.with_fields(mask=pl.lit(None, pl.Binary))
+        objects = {"masks": pl.col("objects").list.eval(element), "objects": pl.lit([], examples.schema["objects"]), "words": pl.col("objects")}[what]
+        EXAMPLES.write(examples.with_columns(objects.alias("objects")), Path("data/examples.parquet"))
+        DESCRIPTIONS.write(said, Path("data/descriptions/tiny/descriptions.parquet"))
+        localise_objects.main(params("tiny"), "tiny")
+        found, metrics = read("tiny"), read_json(Path("reports/metrics/localise_objects_tiny.json"))
     assert all(found[name].is_empty() for name in TABLES if name != "namings") and metrics["mentions"] == 0 and metrics["best_layer"] == {}
     assert found["namings"].filter(pl.col("objects") > 0).is_empty() and found["namings"].is_empty() == (what == "words")
 
 
-def test_a_picture_without_a_description_is_named(tiny):
-    said = DESCRIPTIONS.read(tiny / "data/descriptions/tiny/descriptions.parquet")
-    with inside(tiny):
-        try:
-            DESCRIPTIONS.write(said.head(2), Path("data/descriptions/tiny/descriptions.parquet"))
-            with pytest.raises(HeadflowError, match=r"data/descriptions/tiny: has no description of explain-00002-object; run `dvc repro`"):
-                localise_objects.main(params("tiny"), "tiny")
-        finally:
-            DESCRIPTIONS.write(said, Path("data/descriptions/tiny/descriptions.parquet"))
+def test_a_picture_without_a_description_is_named(copied):
+    with inside(copied):
+        said = DESCRIPTIONS.read(Path("data/descriptions/tiny/descriptions.parquet"))
+        DESCRIPTIONS.write(said.head(2), Path("data/descriptions/tiny/descriptions.parquet"))
+        with pytest.raises(HeadflowError, match=r"data/descriptions/tiny: has no description of explain-00002-object; run `dvc repro`"):
+            localise_objects.main(params("tiny"), "tiny")
 
 
 def test_settings_that_cannot_be():
