@@ -425,7 +425,8 @@ class KnockoutParams(Group):
     )
     width: int | None = Field(None, ge=1, le=1000, description="layers of a band; null = a sixth of those that read the picture, two at least if it has four")
     stride: int = Field(1, ge=1, le=1000, description="layers from one L, or one band, to the next; larger ones save time where a model has many layers")
-    draws: int = Field(999, ge=99, le=100_000, description="bootstrap draws of pictures, and permutations of them behind each p-value")
+    draws: int = Field(999, ge=99, le=100_000, description="bootstrap draws of pictures behind each depth's interval")
+    permutations: int = Field(9999, ge=999, le=1_000_000, description="permutations behind each p-value")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
     seed: Seed = Field(0, description="seed of bootstrap draws and permutations")
 
@@ -539,11 +540,13 @@ class CompressingParams(Group):
     go_on_from: Literal["description", "prompt"] = Field(
         "description", description="follow-ups take the positions after the description, or those after the prompt, whatever was dropped"
     )
-    corners: int = Field(8, ge=2, le=4096, description="sets of image tokens over which their effects on the description are averaged, in pairs")
-    max_new_tokens: int = Field(8, ge=1, le=1000, description="tokens after which an answer that does not end is cut off")
-    timed: int = Field(2, ge=0, le=1000, description="pictures with which one follow-up is timed; 0 = none")
+    attribution: Literal["magnitude", "signed"] = Field(
+        "magnitude", description="how the effects of heads on the description add up to a token's attribution in a layer: by size, or with their signs"
+    )
+    max_new_tokens: int = Field(4, ge=1, le=1000, description="tokens after which an answer that does not end is cut off")
+    timed: int = Field(1, ge=0, le=1000, description="pictures with which one follow-up is timed; 0 = none")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
-    seed: Seed = Field(0, description="seed of questions, of the choice by chance and of the sets of image tokens")
+    seed: Seed = Field(0, description="seed of questions and of the choice by chance")
 
     @model_validator(mode="after")
     def _in_order(self) -> "CompressingParams":
@@ -556,8 +559,6 @@ class CompressingParams(Group):
             raise ValueError("strategies: full is what the others are compared with; list it")
         if self.keep_description and self.go_on_from == "prompt":
             raise ValueError("go_on_from = 'prompt': the description, which keep_description keeps, already has these positions")
-        if self.corners % 2:
-            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
         return self
 
 

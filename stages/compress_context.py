@@ -51,7 +51,7 @@ def main(params: Params, key: str) -> None:
     settings, pictures = params.compressing, Pictures(params, key)
     asked, unknown = _known(pictures, _asked(params, key, pictures))
     plan = variants(settings.strategies, settings.choose_by, settings.percents)
-    talks = {name: getattr(settings, name) for name in ("keep_description", "go_on_from", "corners", "max_new_tokens", "seed")}
+    talks = {name: getattr(settings, name) for name in ("keep_description", "go_on_from", "attribution", "max_new_tokens", "seed")}
     rows, times, silent = [], [], 0
     turns = not asked or has_next_turn(pictures.model.processor, asked[0].picture.prompt)
     ways = [asking for asking in settings.asking if turns or asking != "turn"]
@@ -69,8 +69,14 @@ def main(params: Params, key: str) -> None:
                     for variant, outcome in zip(plan, outcomes, strict=True):
                         sizes = outcome.tokens, outcome.bytes
                         rows += _rows(pictures.model, one, number, asking, variant, sizes, outcome.answers)
-                        if number < settings.timed:
-                            times.append((asking, *astuple(variant), *sizes, stored.seconds(asking, variant, texts[0])))
+                    if number < settings.timed:
+                        # Time does not depend on what tokens are chosen by.
+                        some = {variant: found for variant, found in zip(plan, outcomes, strict=True) if variant.chosen_by in (None, settings.choose_by[0])}
+                        taken = stored.seconds(asking, list(some), texts[0])
+                        times += [
+                            (asking, *astuple(variant), found.tokens, found.bytes, *map(float, (np.median(row), row.min(), row.max())))
+                            for (variant, found), row in zip(some.items(), taken, strict=True)
+                        ]
                 rows += _rows(pictures.model, one, number, compression.NEW, Variant("full"), (None, None), [stored.anew(text) for text in texts])
             except HeadflowError as error:
                 raise HeadflowError(f"picture {one.picture.id}: {error}") from error
@@ -155,12 +161,11 @@ def _table(rows: Sequence[tuple], table: Table) -> pl.DataFrame:
 
 
 def _times(rows: Sequence[tuple]) -> pl.DataFrame:
-    """Medians over the pictures timed."""
-    names = [*compression.VARIANT, "tokens", "bytes", "seconds"]
-    schema = {name: COMPRESSED_TIMES.columns[name].dtype for name in names}
+    """Means over the pictures timed."""
+    names = ["tokens", "bytes", "seconds", "low", "high"]
+    schema = {name: COMPRESSED_TIMES.columns[name].dtype for name in [*compression.VARIANT, *names]}
     frame = pl.DataFrame(rows, schema=schema, orient="row", strict=False)
-    sizes = pl.col("tokens").mean(), pl.col("bytes").mean(), pl.col("seconds").median(), pl.len().cast(pl.Int64).alias("pictures")
-    return frame.group_by(compression.VARIANT, maintain_order=True).agg(sizes)
+    return frame.group_by(compression.VARIANT, maintain_order=True).agg(pl.col(names).mean(), pl.len().cast(pl.Int64).alias("pictures"))
 
 
 def plotted(summary: pl.DataFrame) -> pl.DataFrame:

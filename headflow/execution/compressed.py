@@ -14,7 +14,7 @@ from headflow.models.compression.variants import Variant
 
 # What decides these numbers beside the engine.
 CODE = (
-    "seeds.py", "attribution/masks.py", "models/keeping.py", "models/spoken_attention.py",
+    "seeds.py", "models/keeping.py", "models/spoken_attention.py",
     *(f"models/compression/{name}.py" for name in ("answering", "attention", "choice", "context", "conversation", "turns", "variants")),
 )  # fmt: skip
 # A record holds numbers of 32 bits, exact up to 2^24.
@@ -37,7 +37,7 @@ class StoredConversation:
 
     def __post_init__(self) -> None:
         talk = self.conversation
-        settings = [list(map(int, talk.said)), talk.name, talk.keep_description, talk.go_on_from, talk.corners, talk.max_new_tokens, talk.seed]
+        settings = [list(map(int, talk.said)), talk.name, talk.keep_description, talk.go_on_from, talk.attribution, talk.max_new_tokens, talk.seed]
         self._context = digest(self.context, "compress context", engine_version(*CODE), digest_json(settings))
 
     def run(self, asking: Asking, wanted: Sequence[Variant], followups: Sequence[str]) -> list[Outcome]:
@@ -60,14 +60,14 @@ class StoredConversation:
             self.store.put([(unit, found)])
         return found.astype(int).tolist()
 
-    def seconds(self, asking: Asking, variant: Variant, followup: str) -> float:
+    def seconds(self, asking: Asking, wanted: Sequence[Variant], followup: str) -> Float[np.ndarray, "variants rounds"]:
         """See :meth:`Conversation.seconds`; measured once."""
-        unit = self._unit("seconds", asking, list(astuple(variant)), followup)
+        unit = self._unit("seconds", asking, [list(astuple(variant)) for variant in wanted], followup)
         found = self.store.get([unit]).get(unit)
         if found is None:
-            found = np.array([self.conversation.seconds(asking, variant, followup)], np.float32)
+            found = self.conversation.seconds(asking, wanted, followup).astype(np.float32).ravel()
             self.store.put([(unit, found)])
-        return float(found[0])
+        return found.astype(float).reshape(len(wanted), -1)
 
     def _unit(self, *parts: object) -> bytes:
         return bytes.fromhex(digest(self._context, digest_json(list(parts))))[:16]

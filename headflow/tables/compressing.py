@@ -59,8 +59,10 @@ COMPRESSED_DIFFERENCES = Table(
 COMPRESSED_TIMES = Table(
     "compressed times",
     {
-        **_VARIANT, "tokens": Column(REAL, _TOKENS + ", mean over the pictures timed"), "bytes": Column(REAL, "memory of these keys and values, bytes, mean"),
-        "seconds": Column(REAL, "time of one follow-up from its first token to its answer's last, alone in its batch; median over pictures, seconds"),
+        **_VARIANT, "tokens": Column(REAL, _TOKENS + ", mean over the pictures timed"),
+        "bytes": Column(REAL, "memory of these keys and values, bytes, mean"),
+        "seconds": Column(REAL, "time to read one follow-up and answer with compressing.max_new_tokens tokens, alone in its batch; median of rounds, seconds"),
+        "low": Column(REAL, "the fastest round"), "high": Column(REAL, "the slowest round"),
         "pictures": Column(INT, "pictures timed"),
     },
 )  # fmt: skip

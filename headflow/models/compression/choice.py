@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headflow.attribution.masks import sample_corners
 from headflow.components import ImageTokens
 from headflow.errors import HeadflowError
 from headflow.local_differences import token_effects
@@ -30,27 +29,22 @@ def attention_scores(capture: Capture) -> Float[np.ndarray, "layers image"]:
     return spoken_shares(capture).maps.numpy()
 
 
-def attribution_scores(capture: Capture, *, corners: int = 8, seed: int = 0) -> Float[np.ndarray, "layers image"]:
-    """Effect of each place of the picture on the log-probability of what the model says, split up by the layer that reads it (nats).
+def attribution_scores(capture: Capture, *, signed: bool = False) -> Float[np.ndarray, "layers image"]:
+    """How much the log-probability of what the model says hangs on each place of the picture, by the layer that reads it (nats).
 
-    Exact local differences (:mod:`headflow.local_differences`) summed over the heads of each layer, averaged over complementary random sets of
-    the other places; the baseline is a grey picture.
+    Exact local differences (:mod:`headflow.local_differences`) of every head at the intact model, against a grey picture: one forward and one
+    backward pass. A place that speaks for one word may speak against the next, so that sums over a whole description cancel: what counts is the
+    size of each head's effect, added up over the heads of a layer. ``signed`` adds up the effects themselves.
 
     Args:
         capture: the picture with what the model says of it as its answer.
-        corners: sets over which effects are averaged, in pairs.
     """
     if not capture.answer_ids:
         raise HeadflowError("compression: attribution needs what the model says about the picture, and it says nothing")
-    image = capture.key_image.stop - capture.key_image.start
-    groups = torch.zeros(image, capture.key_positions, dtype=torch.bool, device=capture.lvlm.device)
-    groups[:, capture.key_image] = torch.eye(image, dtype=torch.bool, device=groups.device)
-    components, total = ImageTokens(groups), np.zeros((capture.lvlm.layers, image))
-    states = sample_corners(1, image, corners, estimand="shapley", seed=seed)[:, 0]
-    for state in states:  # one at a time: effects of every head on every place of a large picture fill memory
-        _, effects = token_effects(capture, state[None], components=components, target="answer_logprob", by_head=True)
-        total += effects[0].sum(1)
-    return total / len(states)
+    groups = torch.zeros(capture.key_image.stop - capture.key_image.start, capture.key_positions, dtype=torch.bool, device=capture.lvlm.device)
+    groups[:, capture.key_image] = torch.eye(len(groups), dtype=torch.bool, device=groups.device)
+    _, effects = token_effects(capture, components=ImageTokens(groups), target="answer_logprob", by_head=True)
+    return (effects if signed else np.abs(effects))[0].astype(np.float64).sum(1)
 
 
 def random_scores(context: Context, name: str, *, seed: int) -> Float[np.ndarray, "layers image"]:

@@ -45,9 +45,9 @@ class Conversation:
         said: token ids of what it said, without the one that ends them; one at least.
         keep_description: whether the description's keys and values stay wherever the prompt's text does.
         go_on_from: follow-ups take the positions after the ``description``, or those after the ``prompt``.
-        corners: sets of image tokens behind attributions.
+        attribution: image tokens are chosen by the ``magnitude`` of their effects, or ``signed``.
         max_new_tokens: longest answer.
-        seed: of all random choices.
+        seed: of the choice by chance.
     """
 
     lvlm: LVLM
@@ -57,8 +57,8 @@ class Conversation:
     said: Sequence[int]
     keep_description: bool = False
     go_on_from: Literal["description", "prompt"] = "description"
-    corners: int = 8
-    max_new_tokens: int = 8
+    attribution: Literal["magnitude", "signed"] = "magnitude"
+    max_new_tokens: int = 4
     seed: int = 0
     _scores: dict[Chosen, Float[np.ndarray, "layers image"]] = field(default_factory=dict, repr=False)
 
@@ -74,7 +74,7 @@ class Conversation:
                     found = choice.attention_scores(self.lvlm.capture(self.picture, self.prompt, all_fed(self.said)))
                 case "attribution":
                     capture = self.lvlm.capture(self.picture, self.prompt, list(self.said))
-                    found = choice.attribution_scores(capture, corners=self.corners, seed=self.seed)
+                    found = choice.attribution_scores(capture, signed=self.attribution == "signed")
                 case "random":
                     found = choice.random_scores(self.context, self.name, seed=self.seed)
             self._scores[chosen_by] = found
@@ -105,13 +105,15 @@ class Conversation:
                 found[variant] = Outcome(part.tokens, part.bytes(context), answers(context, [part], questions, **options)[0])
         return [found[variant] for variant in wanted]
 
-    def seconds(self, asking: Asking, variant: Variant, followup: str) -> float:
-        """See :func:`headflow.models.compression.answering.seconds`."""
+    def seconds(self, asking: Asking, wanted: Sequence[Variant], followup: str, rounds: int = 7) -> Float[np.ndarray, "variants rounds"]:
+        """Time of one follow-up behind every variant, with ``max_new_tokens`` of an answer; the variants take turns, so that a slow moment hits all."""
         [question] = self.asked(asking, [followup])
-        if variant.strategy in TEXT_ALONE:
-            context, part = text_alone(self.context, variant, asking)
-            return seconds(context, part, question, max_new_tokens=self.max_new_tokens)
-        return seconds(self.context, self._kept(variant, asking), question, start=self._start, max_new_tokens=self.max_new_tokens)
+        parts = [(self.context, self._kept(one, asking)) if one.strategy not in TEXT_ALONE else text_alone(self.context, one, asking) for one in wanted]
+        starts = [None if one.strategy in TEXT_ALONE else self._start for one in wanted]
+        taken = [
+            [seconds(*part, question, start=start, new_tokens=self.max_new_tokens) for part, start in zip(parts, starts, strict=True)] for _ in range(rounds + 1)
+        ]
+        return np.array(taken[1:]).T.reshape(len(wanted), rounds)  # the first round warms up
 
     @property
     def _start(self) -> int:

@@ -1,7 +1,5 @@
 """Keys that are dropped from a cache are as good as keys that are hidden, in every family."""
 
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +10,8 @@ from headflow.models.compression.answering import answers, first_logits
 from headflow.models.compression.choice import random_scores, top
 from headflow.models.compression.context import Kept, everything, nothing_seen, take_context
 from headflow.models.compression.turns import fresh, has_next_turn, next_turn
+from headflow.models.compression.variants import Variant, text_alone
+from headflow.models.lvlm import _OneRun
 from tests.families import FAMILIES, QUESTION
 from tests.models.compression.reference import follow_up_logits
 from tests.reference import relative
@@ -54,3 +54,43 @@ def test_dropped_keys_are_hidden_keys(case) -> None:
         expected = follow_up_logits(lvlm, picture, QUESTION, SAID, followup, hidden(context, kept))
         assert relative(found[name], expected) < 1e-5, name
     assert relative(found["both"], found["whole"]) > 1e-3 and relative(found["both"], found["image"]) > 1e-3
+
+
+def test_answers_are_those_of_the_stock_model(case) -> None:
+    """With the description kept, a follow-up continues the stock model's own cache; many parts at once are answered as each alone."""
+    lvlm, picture, context = case
+    followups = [fresh(lvlm, picture, text) for text in (FOLLOW_UP, "Is it a dog?", "What is the main object here?")]
+    whole = everything(context, said=True)
+    some = [top(context, random_scores(context, "test", seed=0), k) for k in (10, 60)]
+    kept = [whole, everything(context), *(Kept(context.query(), image) for image in some), nothing_seen(context, context.query())]
+    found = answers(context, kept, followups, max_new_tokens=3)
+    for row, part in zip(found, kept, strict=True):
+        assert row == [answers(context, [part], [followup], max_new_tokens=3, batch_bytes=1)[0][0] for followup in followups]
+    # Step by step, by greedy choice of the stock model behind its whole cache.
+    run = _OneRun(lvlm, lvlm.inputs([picture], QUESTION))
+    with torch.no_grad():
+        run.prompt()
+        run.go_on(SAID)
+        run.go_on(followups[0])
+        expected: list[int] = []
+        while len(expected) < 3 and (token := int(run.logits[-1].argmax())) not in lvlm.end_tokens:
+            expected.append(token)
+            run.go_on([token])
+    assert found[0][0] == expected
+
+
+def test_text_alone_is_a_conversation_of_its_own(case) -> None:
+    """Nothing for the picture: the follow-up after the text, as the stock model reads it from the start."""
+    lvlm, picture, context = case
+    followup = fresh(lvlm, picture, FOLLOW_UP)
+    alone, kept = text_alone(context, Variant("description"), "turn")
+    ids = [*context.ids[: context.image.start], *SAID, *context.ids[context.image.stop : context.prompt]]
+    assert alone.ids == ids and kept.tokens == len(ids) and alone.following == len(ids)
+    if lvlm.prefix_mode == "recomputed" or "PaliGemma" in type(lvlm.model).__name__:
+        return  # would read the follow-up as a part of its prompt
+    lvlm._forget_positions()
+    with torch.no_grad():
+        expected = lvlm.model(input_ids=torch.tensor([[*ids, *followup]]), use_cache=False).logits[0, -1].float()
+    assert relative(first_logits(alone, kept, followup), expected) < 1e-5
+    empty, nothing = text_alone(context, Variant("none"), "fresh")
+    assert len(empty.ids) == context.image.start and len(answers(empty, [nothing], [followup], max_new_tokens=2)[0][0]) <= 2
