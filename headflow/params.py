@@ -492,8 +492,11 @@ class JudgingParams(Group):
 
     judge: Judge = Field("match", description="match: a vocabulary; llm: a language model behind an endpoint; local: a language model run here")
     second: Judge | None = Field(None, description="another judge of the same descriptions, to measure how far the two agree; null = none")
-    vocabulary: str = Field(
-        "auto", min_length=1, description="objects and words for them: scenes, coco, a YAML file (docs/judges.md), or auto: scenes for scenes, else coco"
+    vocabulary: Literal["auto", "scenes", "coco", "file"] = Field(
+        "auto", description="objects and words for them: scenes, coco, a file of your own (docs/judges.md), or auto: scenes for scenes, else coco"
+    )
+    vocabulary_file: str = Field(
+        "headflow/judging/vocabularies/coco.yaml", min_length=1, description="the file, where vocabulary is file; an input of the stages, so it has to exist"
     )
     cache: str = Field(".headflow/judgements.sqlite", min_length=1, description="where answers of language models are kept between runs")
     llm: EndpointParams = Field(default_factory=EndpointParams, description="the endpoint of judge llm")
@@ -501,6 +504,11 @@ class JudgingParams(Group):
     draws: int = Field(999, ge=50, le=100_000, description="bootstrap draws of pictures behind the intervals of agreement")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
     seed: Seed = Field(0, description="seed of bootstrap draws")
+
+    @property
+    def words(self) -> str:
+        """The vocabulary as :func:`headflow.judging.match.choose_vocabulary` takes it: a name, or a file."""
+        return self.vocabulary_file if self.vocabulary == "file" else self.vocabulary
 
     @model_validator(mode="after")
     def _consistent(self) -> "JudgingParams":
@@ -534,7 +542,8 @@ class CompressingParams(Group):
         min_length=1,
         description="turn: as the user's next turn (the paper); fresh: in the place of the first question, of which nothing stays, for models of one turn",
     )
-    questions: str = Field("auto", min_length=1, description="auto: about the objects of the pictures described; else a folder in the format of MME")
+    questions: Literal["auto", "mme"] = Field("auto", description="auto: about the objects of the pictures described; mme: those of a folder in MME's format")
+    path: str = Field("data/pictures", min_length=1, description="the folder, where questions is mme; an input of the stage, so it has to exist")
     pictures: int = Field(24, ge=2, le=100_000, description="pictures asked about at most, the first ones described; of a folder, drawn from all tasks alike")
     keep_description: bool = Field(False, description="the keys and values of the description's own tokens stay too, wherever the prompt's text does")
     go_on_from: Literal["description", "prompt"] = Field(

@@ -97,7 +97,7 @@ def _asked(params: Params, key: str, pictures: Pictures) -> Iterator[Asked]:
     """What is asked about which picture: about the objects of those described, or what the folder's texts ask."""
     settings = params.compressing
     if settings.questions != AUTO:
-        found = read_mme(settings.questions, pictures=settings.pictures, seed=settings.seed, max_pixels=params.examples.max_pixels)
+        found = read_mme(settings.path, pictures=settings.pictures, seed=settings.seed, max_pixels=params.examples.max_pixels)
         questions = {one.id: list(one.questions) for one in found}
         # The same prompt and the same fingerprints as for the examples, of other pictures.
         columns = {"id": [one.id for one in found], "image": [one.image for one in found], "question": [pictures.settings.prompt or PROMPT] * len(found)}

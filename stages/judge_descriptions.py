@@ -23,7 +23,7 @@ def main(params: Params, key: str) -> None:
     knocked_out = KNOCKED_OUT.read(paths.knockouts_dir(key) / "descriptions.parquet")
     plan = KNOCKOUT_PLAN.read(paths.knockouts_dir(key) / "plan.parquet")
     described = Described(DESCRIPTIONS.read(paths.descriptions_dir(key) / "descriptions.parquet"), knocked_out, EXAMPLES.read(paths.EXAMPLES))
-    vocabulary = choose_vocabulary(settings.vocabulary, params.examples.source, described.true_names)
+    vocabulary = choose_vocabulary(settings.words, params.examples.source, described.true_names)
     asked, frames, about = pairs_of(described), [], {}
     for name in [settings.judge, *([settings.second] if settings.second else [])]:
         judge = make_judge(name, settings, vocabulary)

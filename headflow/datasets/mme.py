@@ -68,7 +68,7 @@ def read_mme(path: str | Path, *, pictures: int | None = None, seed: int = 0, ma
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise HeadflowError(f"{folder}: there is no such folder (compressing.questions)")
+        raise HeadflowError(f"{folder}: there is no such folder (compressing.path)")
     faults: list[str] = []
     pairs = _pairs(folder, faults)
     questions = {pair.id: _questions(folder, pair, faults) for pair in pairs}

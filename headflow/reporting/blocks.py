@@ -45,6 +45,9 @@ TRUST_TITLE = "How far to trust this"
 TOKENS = "tokens"
 """Name of the page that traces the picture through tokens and single heads, and tag of its cells."""
 TOKENS_TITLE = "Where the information goes"
+DESCRIPTIONS = "descriptions"
+"""Name of the page about what the model says of whole pictures, and tag of its cells."""
+DESCRIPTIONS_TITLE = "What its descriptions need"
 
 
 def header(run: Run) -> Markup:
@@ -140,6 +143,44 @@ def tokens_header(run: Run) -> Markup:
     )
     report, trust = tag("a", "report", href="index.html"), tag("a", "page of its own", href=f"{TRUST}.html")
     return _further_header(run, TOKENS_TITLE, standfirst, "Which heads they are is told in the ", report, "; how far the method can be trusted, on a ", trust)
+
+
+def descriptions_header(run: Run) -> Markup:
+    """Head of the page about what the model says of whole pictures."""
+    standfirst = (
+        "Asked to describe a picture, a model writes word after word. Does it look at the picture as it writes, or does the text before it already hold what it "
+        "says? Where do its words look, what is left when they may not, and how little of the picture does it need to answer further questions?"
+    )
+    paper = tag("a", "Kaduri et al. 2025", href="https://arxiv.org/abs/2411.17491")
+    report, goes = tag("a", "report", href="index.html"), tag("a", "page of its own", href=f"{TOKENS}.html")
+    others = ("These are the analyses of ", paper, ", with this model. Which heads carry the picture is told in the ", report, "; where it goes, on a ", goes)
+    return _further_header(run, DESCRIPTIONS_TITLE, standfirst, *others)
+
+
+def descriptions(pictures: pl.DataFrame, most: int) -> Markup:
+    """The first ``most`` pictures with what the model says of them, and the true description where it is known.
+
+    Args:
+        pictures: ``id``, ``image``, ``said`` and ``description`` (the true one) of each picture.
+    """
+    large = any(longest_side(picture) > PHOTOGRAPH for picture in pictures.head(most)["image"])
+    cards = []
+    for row in pictures.head(most).iter_rows(named=True):
+        lines = [tag("p", tag("span", "said ", class_="quiet"), tag("b", _clipped(row["said"])))]
+        if row["description"]:
+            lines.insert(0, tag("p", tag("span", "true ", class_="quiet"), _clipped(row["description"])))
+        cards.append(tag("div", thumbnail(row["image"], row["id"], large=large), *lines, class_="scene"))
+    return tag("div", *cards, class_="scenes photographs" if large else "scenes wide")
+
+
+def note(text: str) -> Markup:
+    """A warning that a reader must not miss."""
+    return tag("p", text, class_="warning")
+
+
+def thumbnail(image: bytes, id: str, *, large: bool = False) -> Markup:
+    """A picture as an element."""
+    return tag("img", src=data_uri(image, LARGE) if large else data_uri(image), alt=id)
 
 
 def _further_header(run: Run, title: str, standfirst: str, *others: str | Markup) -> Markup:

@@ -202,6 +202,33 @@ TERMS = {
         "scale held fixed, and the unembedding (direct logit attribution: "
         "Elhage et al. 2021; logit lens: nostalgebraist 2020). The rest of its attribution goes through later layers that read what it wrote.",
     ),
+    "judge": Term(
+        "judge",
+        "Who says which objects a description names: a vocabulary with synonyms (match), or a language model. F1 and every number that is made of it "
+        "depend on the judge; two judges can be compared.",
+    ),
+    "f1": Term(
+        "F1",
+        "Of two sets of objects, those that a description names and those that it is held against: 2 TP / (2 TP + FN + FP), where TP are in both, FN missing "
+        "from the description, FP only in it. 1 = the same objects, 0 = none in common; not defined where both are empty.",
+    ),
+    "spread": Term(
+        "effective number of tokens",
+        "The number of image tokens that an even map of the same entropy would have. A share of 100% is a map that looks everywhere alike; a few per cent, one "
+        "that looks at a few places.",
+    ),
+    "localisation": Term(
+        "localisation",
+        "Whether a map over the image tokens is on an object: the share of it inside the object's mask, how well it tells the tokens inside from those outside "
+        "(AUROC, 0.5 by chance), and whether its largest token lies inside (pointing game). The map is the attention of the token that names the object, or "
+        "what each image token does to that word's logit (attribution). Where the image tokens have mixed in the vision tower, neither can be expected to lie "
+        "inside alone.",
+    ),
+    "context": Term(
+        "compressed context",
+        "The keys and values that later tokens can read, of some tokens only: of the prompt's text (query tokens), of the K percent of image tokens that the "
+        "description attends to most in each layer, or of both. All others are dropped from memory. Follow-up questions are answered behind what is left.",
+    ),
 }
 
 

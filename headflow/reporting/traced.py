@@ -22,6 +22,9 @@ TABLES = {
 }  # fmt: skip
 """The tables that the page is made from, by the name under which their paths are given."""
 
+GROUP = "traced"
+"""Name under which these paths stand among the report's inputs."""
+
 NUMBERED_ANEW = ("head_maps", "head_words", "head_writing")
 """Tables that count layers along those that read the picture; the others give decoder layers."""
 
