@@ -32,8 +32,8 @@ def main(params: Params, key: str) -> None:
     """Write the mentions of model ``key``, how its maps fit the objects' masks by mention, layer and head, some maps, and metrics."""
     settings, pictures = params.localising, Pictures(params, key)
     said = {row["id"]: row for row in DESCRIPTIONS.read(paths.descriptions_dir(key) / "descriptions.parquet").iter_rows(named=True)}
-    names = {entry["name"] for objects in pictures.rows["objects"] for entry in objects or () if entry["name"] is not None}
-    vocabulary = choose_vocabulary(params.judging.words, params.examples.source, sorted(names))
+    names = pictures.rows["objects"].explode().struct.field("name").drop_nulls().unique().sort().to_list()
+    vocabulary = choose_vocabulary(params.judging.words, params.examples.source, names)
     found, unknown, unplaced = [], [], set()
     with ResultStore(Path(params.ablation.store)) as store, progress(f"localise objects ({key})", len(pictures), "pictures") as bar:
         for picture in pictures:

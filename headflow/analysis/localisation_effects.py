@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from headflow import seeds
 from headflow.ablation import BatchSize
+from headflow.attribution import masks, shapley
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, digest_json
 from headflow.execution.store import ResultStore
@@ -74,7 +76,7 @@ def stored_effects(
     Raises:
         HeadflowError: an effect is not a finite number, or the store cannot be used.
     """
-    code = (Path(module).read_bytes() for module in (__file__, head_maps.__file__))
+    code = (Path(file).read_bytes() for file in (__file__, *(module.__file__ for module in (head_maps, masks, seeds, shapley))))
     unit = bytes.fromhex(digest(context, "localise", *code, digest_json([list(said), baseline, corners, seed])))[:16]
     found = store.get([unit]).get(unit)
     if found is None:
