@@ -65,7 +65,7 @@ class Described:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The objects that descriptions are searched for, as the judge by vocabulary has them."""
-        names = {entry["name"] for objects in self.pictures["objects"] for entry in objects or [] if entry["name"]}
+        names = {entry["name"] for objects in self.pictures["objects"].to_list() for entry in objects or [] if entry["name"]}
         judging = self.run.params["judging"]
         choice = judging["vocabulary_file"] if judging["vocabulary"] == "file" else judging["vocabulary"]
         return choose_vocabulary(choice, self.run.params["examples"]["source"], sorted(names))
