@@ -18,9 +18,10 @@ def main(params: Params, key: str) -> None:
     stock = DESCRIPTIONS.read(paths.descriptions_dir(key) / "descriptions.parquet")
     said, plan = KNOCKED_OUT.read(folder / "descriptions.parquet"), KNOCKOUT_PLAN.read(folder / "plan.parquet")
     judgements = JUDGEMENTS.read(paths.judgements_dir(key) / "judgements.parquet")
-    tables, drawn = (judgements, said, plan), {"draws": settings.draws, "seed": settings.seed}
+    tables = judgements, said, plan
+    drawn = {"confidence": settings.confidence, "permutations": settings.permutations, "seed": settings.seed}
     bands, levels = (make(*tables, confidence=settings.confidence) for make in (scores.knockout_bands, scores.knockout_levels))
-    summary, differences = (make(*tables, confidence=settings.confidence, **drawn) for make in (scores.knockout_summary, scores.knockout_differences))
+    summary, differences = scores.knockout_summary(*tables, draws=settings.draws, **drawn), scores.knockout_differences(*tables, **drawn)
 
     out = paths.knockout_scores_dir(key)
     KNOCKOUT_BANDS.write(bands, out / "bands.parquet")

@@ -106,8 +106,9 @@ def knockout_levels(judgements: pl.DataFrame, knocked_out: pl.DataFrame, plan: p
 
 
 def knockout_summary(
-    judgements: pl.DataFrame, knocked_out: pl.DataFrame, plan: pl.DataFrame, *, confidence: float = 0.95, draws: int = 999, seed: int = 0
-) -> pl.DataFrame:
+    judgements: pl.DataFrame, knocked_out: pl.DataFrame, plan: pl.DataFrame, *, confidence: float = 0.95, draws: int = 999, permutations: int = 9999,
+    seed: int = 0,
+) -> pl.DataFrame:  # fmt: skip
     """What each route costs, at which layers its F1 rises most steeply, and which bands matter: a KNOCKOUT_SUMMARY table.
 
     The place of a largest step, of a half-rise depth or of a best band is chosen by the same pictures that measure it; its bootstrap over pictures chooses
@@ -115,7 +116,8 @@ def knockout_summary(
     layers costs more than chance explains (sign flips, Holm), as few pictures with large losses make Student's t too sure.
 
     Args:
-        draws: bootstrap draws, and permutations behind each p-value.
+        draws: bootstrap draws.
+        permutations: behind each p-value.
 
     Raises:
         HeadflowError: judgements of other descriptions.
@@ -128,9 +130,9 @@ def knockout_summary(
             up = part.filter(kind="upward").sort("closed", descending=True)
             blind, whole = scores.f1[:, up["knockout"][0]], scores.f1[:, up["knockout"][-1]]
             means, fall = mean(np.stack([blind, whole], 1), scores.pictures, confidence), mean((whole - blind)[:, None], scores.pictures, confidence)
-            clipped, p = _clipped(means), sign_flip(whole - blind, draws, seed)
+            clipped, p = _clipped(means), sign_flip(whole - blind, permutations, seed)
             objects = [said[up["knockout"][0]] for said in scores.said]
-            others, others_p = own_picture(f1_matrix(objects, scores.expected), draws, seed)
+            others, others_p = own_picture(f1_matrix(objects, scores.expected), permutations, seed)
             row = {
                 "judge": judge, "against": against, "route": route, "last_position": last,
                 "blind": clipped.value[0], "blind_low": clipped.low[0], "blind_high": clipped.high[0], "whole": clipped.value[1],
@@ -151,7 +153,7 @@ def knockout_summary(
 
 
 def knockout_differences(
-    judgements: pl.DataFrame, knocked_out: pl.DataFrame, plan: pl.DataFrame, *, confidence: float = 0.95, draws: int = 999, seed: int = 0
+    judgements: pl.DataFrame, knocked_out: pl.DataFrame, plan: pl.DataFrame, *, confidence: float = 0.95, permutations: int = 9999, seed: int = 0
 ) -> pl.DataFrame:
     """Every two routes, closed in all layers, compared within pictures: a KNOCKOUT_DIFFERENCES table.
 
@@ -167,7 +169,7 @@ def knockout_differences(
             found = mean(gap[:, None], scores.pictures, confidence)
             rows.append({
                 "judge": judge, "against": against, "route": one[0], "last_position": one[1], "other_route": other[0], "other_last_position": other[1],
-                "difference": found.value[0], "low": found.low[0], "high": found.high[0], "p": sign_flip(gap, draws, seed),
+                "difference": found.value[0], "low": found.low[0], "high": found.high[0], "p": sign_flip(gap, permutations, seed),
                 "pictures": int(np.isfinite(gap).sum()),
             })  # fmt: skip
         for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
@@ -187,7 +189,7 @@ def f1_matrix(said: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) 
     return np.divide(2 * held[0] @ held[1].T, sizes, out=np.full(sizes.shape, np.nan), where=sizes > 0)
 
 
-def own_picture(matrix: Float[np.ndarray, "pictures pictures"], draws: int, seed: int) -> tuple[float, float]:
+def own_picture(matrix: Float[np.ndarray, "pictures pictures"], permutations: int, seed: int) -> tuple[float, float]:
     """Mean F1 of descriptions against other pictures' objects, and the p-value that they fit their own pictures no better than others'.
 
     The pictures are permuted against the descriptions (one-sided; the observed pairing counts as one of the draws). nan for a single picture.
@@ -199,14 +201,14 @@ def own_picture(matrix: Float[np.ndarray, "pictures pictures"], draws: int, seed
     if not np.isfinite(np.diagonal(matrix)).any():
         return float(np.nanmean(away)), float("nan")
     random = generator(seed, "own picture")
-    orders = random.permuted(np.tile(np.arange(count), (draws, 1)), axis=1)
+    orders = random.permuted(np.tile(np.arange(count), (permutations, 1)), axis=1)
     drawn = _mean_known(matrix[np.arange(count)[None], orders])
     own = _mean_known(np.diagonal(matrix)[None])[0]
     return float(np.nanmean(away)), float((1 + (drawn >= own - 1e-12).sum()) / (1 + np.isfinite(drawn).sum()))
 
 
-def sign_flip(gaps: Float[np.ndarray, " pictures"], draws: int, seed: int) -> float:
-    """Two-sided p-value that paired differences are as likely of one sign as of the other; all sign patterns where they are fewer than ``draws``.
+def sign_flip(gaps: Float[np.ndarray, " pictures"], permutations: int, seed: int) -> float:
+    """Two-sided p-value that paired differences are as likely of one sign as of the other; all sign patterns where they are fewer than ``permutations``.
 
     nan for fewer than two differences.
     """
@@ -216,7 +218,7 @@ def sign_flip(gaps: Float[np.ndarray, " pictures"], draws: int, seed: int) -> fl
     if not gaps.any():
         return 1.0
     result = stats.permutation_test(
-        (gaps, np.zeros_like(gaps)), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", vectorized=True, n_resamples=draws,
+        (gaps, np.zeros_like(gaps)), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", vectorized=True, n_resamples=permutations,
         random_state=generator(seed, "sign flips"),
     )  # fmt: skip
     return float(result.pvalue)

@@ -78,7 +78,7 @@ def _panel(bands: pl.DataFrame, kind: str, title: str, levels: pl.DataFrame, *, 
     rows = rows.with_columns((pl.col("at") + pl.col("name").replace_strict(places, default=0.0, return_dtype=pl.Float64)).alias("x"))
     room = 0.0 if lines else nudge * len(names)
     x = alt.X(
-        "x:Q", title=title, axis=alt.Axis(tickMinStep=1, format="~g", labelFlush=False, labelExpr="datum.value == -1 ? 'none' : datum.label"),
+        "x:Q", title=title, axis=alt.Axis(values=_ticks(min(reach), max(reach)), tickMinStep=1, format="~g", labelFlush=False, labelExpr="datum.value == -1 ? 'none' : datum.label"),
         scale=alt.Scale(domain=[min(reach) - room, max(max(reach), min(reach) + 1) + room], nice=False),
     )  # fmt: skip
     scale = alt.Scale(domain=[0, 1.06], nice=False)
@@ -106,6 +106,12 @@ def _panel(bands: pl.DataFrame, kind: str, title: str, levels: pl.DataFrame, *, 
         layers.append(base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q", **y), y2="high:Q"))
     layers.append(base.mark_point(size=34).encode(y=alt.Y("mean:Q", **y), tooltip=tooltip))
     return alt.layer(*layers)
+
+
+def _ticks(low: float, high: float) -> list[int]:
+    """Whole layers some steps apart; −1, which stands for none, among them."""
+    step = max(1, -(-int(high - low) // 8))
+    return [*([-1] if low == -1 else []), *(layer for layer in range(0, int(high) + 1, step) if low == -1 < step - 1 < layer or layer >= low > -1 or step == 1)]
 
 
 def _rules(levels: pl.DataFrame, kind: str) -> list[alt.LayerChart | alt.Chart]:
