@@ -146,7 +146,7 @@ def layer_spread(means: pl.DataFrame, top: float = 0.01) -> alt.HConcatChart | N
     if not len(means):
         return None
     rows, layers, panels = theme.drawable(means), means["layer"].to_list(), []
-    titles = {"effective": "effective number of image tokens, share of all", "top": f"part of it that the largest {100 * top:.3g} % of them get"}
+    titles = {"effective": "effective number of image tokens, share of all", "top": f"attention on the top {100 * top:.3g} % of tokens, share of the image's"}
     for place, (measure, title) in enumerate(titles.items()):
         part = rows.filter(pl.col("measure") == measure)
         even = float(part["even"].mean() or 0.0)

@@ -64,7 +64,7 @@ def test_layers_of_cross_attention_stand_apart():
 
 def test_spread_has_a_rule_for_an_even_map():
     spec = drawn(layer_spread(sharing.spread_means(sharing.spread_rows([look(scene) for scene in range(4)], 0.1), 0.95), 0.1), painted=False)
-    assert "largest 10 % of them" in str(spec)
+    assert "top 10 % of tokens" in str(spec)
     for panel in spec["hconcat"]:
         high = max(row["high"] for data in spec["datasets"].values() for row in data if row.get("measure") == "top")
         domain = next(part["encoding"]["x"]["scale"]["domain"] for part in parts(panel) if part["mark"].get("type") == "line")
