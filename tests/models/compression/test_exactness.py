@@ -59,13 +59,13 @@ def test_dropped_keys_are_hidden_keys(case) -> None:
 def test_answers_are_those_of_the_stock_model(case) -> None:
     """With the description kept, a follow-up continues the stock model's own cache; many parts at once are answered as each alone."""
     lvlm, picture, context = case
-    followups = [fresh(lvlm, picture, text) for text in (FOLLOW_UP, "Is it a dog?", "What is the main object here?")]
+    followups = [fresh(lvlm, picture, text) for text in (FOLLOW_UP, "What is the main object here?")]
     whole = everything(context, said=True)
-    some = [top(context, random_scores(context, "test", seed=0), k) for k in (10, 60)]
+    some = [top(context, random_scores(context, "test", seed=0), k) for k in (10,)]
     kept = [whole, everything(context), *(Kept(context.query(), image) for image in some), nothing_seen(context, context.query())]
-    found = answers(context, kept, followups, max_new_tokens=3)
+    found = answers(context, kept, followups, max_new_tokens=2)
     for row, part in zip(found, kept, strict=True):
-        assert row == [answers(context, [part], [followup], max_new_tokens=3, batch_bytes=1)[0][0] for followup in followups]
+        assert row == [answers(context, [part], [followup], max_new_tokens=2, batch_bytes=1)[0][0] for followup in followups]
     # Step by step, by greedy choice of the stock model behind its whole cache.
     run = _OneRun(lvlm, lvlm.inputs([picture], QUESTION))
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_answers_are_those_of_the_stock_model(case) -> None:
         run.go_on(SAID)
         run.go_on(followups[0])
         expected: list[int] = []
-        while len(expected) < 3 and (token := int(run.logits[-1].argmax())) not in lvlm.end_tokens:
+        while len(expected) < 2 and (token := int(run.logits[-1].argmax())) not in lvlm.end_tokens:
             expected.append(token)
             run.go_on([token])
     assert found[0][0] == expected
