@@ -77,10 +77,11 @@ def _panel(bands: pl.DataFrame, kind: str, title: str, levels: pl.DataFrame, *, 
     places = {name: (place - (len(names) - 1) / 2) * nudge for place, name in enumerate(names)}
     rows = rows.with_columns((pl.col("at") + pl.col("name").replace_strict(places, default=0.0, return_dtype=pl.Float64)).alias("x"))
     room = 0.0 if lines else nudge * len(names)
-    x = alt.X(
-        "x:Q", title=title, axis=alt.Axis(values=_ticks(min(reach), max(reach)), tickMinStep=1, format="~g", labelFlush=False, labelExpr="datum.value == -1 ? 'none' : datum.label"),
-        scale=alt.Scale(domain=[min(reach) - room, max(max(reach), min(reach) + 1) + room], nice=False),
-    )  # fmt: skip
+    layers_axis = alt.Axis(
+        values=_ticks(min(reach), max(reach)), tickMinStep=1, format="~g", labelFlush=False, labelExpr="datum.value == -1 ? 'none' : datum.label"
+    )
+    domain = [min(reach) - room, max(max(reach), min(reach) + 1) + room]
+    x = alt.X("x:Q", title=title, axis=layers_axis, scale=alt.Scale(domain=domain, nice=False))
     scale = alt.Scale(domain=[0, 1.06], nice=False)
     y = {"title": "F1 of named objects" if first else None, "scale": scale, "axis": alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1.0], format=".1f")}
     colours = [COLOURS[route] for route, _ in configurations]
@@ -109,9 +110,10 @@ def _panel(bands: pl.DataFrame, kind: str, title: str, levels: pl.DataFrame, *, 
 
 
 def _ticks(low: float, high: float) -> list[int]:
-    """Whole layers some steps apart; −1, which stands for none, among them."""
+    """Whole layers some steps apart, and −1, which stands for none; layer 0 makes room for it where they are crowded."""
     step = max(1, -(-int(high - low) // 8))
-    return [*([-1] if low == -1 else []), *(layer for layer in range(0, int(high) + 1, step) if low == -1 < step - 1 < layer or layer >= low > -1 or step == 1)]
+    layers = [layer for layer in range(0, int(high) + 1, step) if layer >= low]
+    return [-1, *(layer for layer in layers if layer or step == 1)] if low == -1 else layers
 
 
 def _rules(levels: pl.DataFrame, kind: str) -> list[alt.LayerChart | alt.Chart]:

@@ -10,11 +10,11 @@ from headflow.reporting.sentences import knockouts as sentences
 from tests.analysis.test_knockout_scores import LAYERS, Drawn
 
 
-def tables(pictures: int, keep: dict[str, float], seed: int = 0, **options: object) -> tuple:
+def tables(pictures: int, keep: dict[str, float], *, truth: bool = False, **options: object) -> tuple:
     """Objects are kept with these chances where a route is closed in layer 2."""
-    drawn = Drawn(pictures, seed, lambda closing: keep[closing.knockout.route] if closing.knockout.cut(LAYERS)[2] else 1.0, **options)
-    few = {"draws": 99, "permutations": 1999}
-    return knockout_summary(*drawn.tables, **few), knockout_levels(*drawn.tables), knockout_differences(*drawn.tables, permutations=1999)
+    drawn = Drawn(pictures, 0, lambda closing: keep[closing.knockout.route] if closing.knockout.cut(LAYERS)[2] else 1.0, truth=truth, **options)
+    summary = knockout_summary(*drawn.tables, draws=99, permutations=999)
+    return summary, knockout_levels(*drawn.tables), knockout_differences(*drawn.tables, permutations=999)
 
 
 REREADS = {"img→gen": 0.0, "img→query": 1.0, "img→both": 0.0}
@@ -22,7 +22,7 @@ SUMMARISES = {"img→gen": 0.6, "img→query": 0.0, "img→both": 0.0}
 
 
 def test_a_model_that_reads_the_picture_anew():
-    made = tables(30, REREADS)
+    made = tables(30, REREADS, truth=True)
     text = sentences.without_the_picture(*made)
     assert "1.00 (1.00 to 1.00) with the picture closed to the prompt's text" in text and "1.00 untouched" in text and "by chance" in text
     assert "That the prompt's text sees the picture makes no difference that can be told: this model can read the picture anew while it speaks." in text
@@ -46,7 +46,7 @@ def test_what_cannot_be_told():
     one = tables(1, REREADS)
     assert sentences.without_the_picture(*one).endswith("With a single picture nothing can be told in general.")
     assert "no depth can be told" in sentences.steepest_rise(one[0]) and "no band can be told" in sentences.bands(one[0])
-    none = tables(3, REREADS, empty=3, truth=False)
+    none = tables(3, REREADS, empty=3)
     assert "cannot be told: no objects of these descriptions are known" in sentences.without_the_picture(*none)
     assert "no true objects of these pictures are known" in sentences.without_the_picture(*none, against="truth")
     assert "cannot be told" in sentences.steepest_rise(none[0]) and "cannot be told" in sentences.bands(none[0])
