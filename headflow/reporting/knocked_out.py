@@ -21,12 +21,12 @@ def description_table(examples: Sequence[KnockoutExample], pictures: Mapping[str
     rows = []
     for example in examples:
         shown = (pictures or {}).get(example.id, example.id)
-        rows.append([shown, "stock model", _text(example.stock)])
+        rows.append([shown, "nothing", _text(example.stock)])
         for said in example.texts:
             cut_off = "" if said.ended else " …"
             lost = Markup(" ").join(tag("del", name) for name in said.lost)
-            rows.append(["", f"without {route_name(said.route, said.last_position)}", tag("span", _text(said.parts), cut_off, " " if said.lost else "", lost)])
-    return table(["picture", "closed in all layers", "description"], rows, class_="knocked-out")
+            rows.append(["", route_name(said.route, said.last_position), tag("span", _text(said.parts), cut_off, " " if said.lost else "", lost)])
+    return table(["picture", "closed", "description"], rows, class_="knocked-out")
 
 
 def _text(parts: Sequence[tuple[str, str]]) -> Markup:

@@ -28,4 +28,4 @@ def described(descriptions: pl.DataFrame, levels: pl.DataFrame) -> str:
         return f"{start}. How much of it is true cannot be told: the objects of these pictures are not known."
     row = known.row(0, named=True)
     span = f" ({interval(row['low'], row['high'])})" if row["low"] is not None else ""
-    return f"{start}. Of the true objects they name F1 {number(row['mean'])}{span}, mean over {counted(row['pictures'], 'picture')}."
+    return f"{start}. Held against the true objects their F1 is {number(row['mean'])}{span}, mean over {counted(row['pictures'], 'picture')}."
