@@ -23,6 +23,12 @@ SMALL = {
     "image_tokens": {"count": 16, "corners": 8, "held_out": 20, "top": False},
     "keeping": {"percents": [10.0, 100.0], "draws": 50},
     "reading": {"heads": 2, "examples": 2, "typical": 1, "token_corners": 4, "head_corners": 2, "draws": 50},
+    "describing": {"pictures": 4, "max_new_tokens": 24},
+    "knockout": {"stride": 3, "draws": 99},
+    "judging": {"draws": 50},
+    "sharing": {"shown": 2},
+    "localising": {"corners": 2, "shown": 2},
+    "compressing": {"pictures": 2, "percents": [20.0], "choose_by": ["attention"], "asking": ["fresh"], "corners": 2},
     "report": {"scenes": 4},
 }
 COPIED = ("headflow", "stages", "data/pictures", "reports/templates", "params.yaml", "dvc.yaml", "pyproject.toml", ".dvc/config", ".dvcignore", ".gitignore")

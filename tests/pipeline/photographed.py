@@ -13,18 +13,25 @@ from headflow.reporting.figure import CHART
 from stages import (
     cluster_heads,
     compare_baselines,
+    compress_context,
+    describe_images,
     evaluate_faithfulness,
     extract_features,
     find_interactions,
     fit_attributions,
+    judge_descriptions,
     keep_image_tokens,
+    knock_out_attention,
+    localise_objects,
     prepare_examples,
     prepare_model,
     read_heads,
     render_report,
     run_ablations,
     sample_masks,
+    score_knockouts,
     score_planted,
+    share_attention,
     trace_flow,
     trace_image,
     trace_text,
@@ -35,6 +42,7 @@ from tests.pipeline.photographs import photographs
 MODEL_STAGES = (
     prepare_model, extract_features, sample_masks, run_ablations, fit_attributions, evaluate_faithfulness, score_planted, cluster_heads, find_interactions,
     compare_baselines, trace_text, trace_flow, trace_image, keep_image_tokens, read_heads,
+    describe_images, share_attention, localise_objects, knock_out_attention, judge_descriptions, score_knockouts, compress_context,
 )  # fmt: skip
 COUNT, REFERENCES = 4, 3
 RENDERED = ("tiny", "llava", "paligemma2", "mllama")
@@ -62,6 +70,12 @@ def params(target: str, **models: str) -> Params:
             "keeping": {"percents": [20.0, 100.0], "draws": 50, "examples": 2},
             "reading": {"heads": 2, "examples": 1, "typical": 0, "token_corners": 2, "head_corners": 2, "draws": 50},
             "baselines": {"examples": 2, "masks": 8, "corners": 2, "held_out": 20},
+            "describing": {"pictures": 2, "max_new_tokens": 5},
+            "knockout": {"draws": 99},
+            "judging": {"draws": 50},
+            "sharing": {"shown": 1},
+            "localising": {"corners": 2, "shown": 1},
+            "compressing": {"pictures": 2, "percents": [20.0], "choose_by": ["attention"], "corners": 2, "max_new_tokens": 2},
             "report": {"scenes": 3},
         }
     )
@@ -113,5 +127,6 @@ def check(name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         page = (folder / f"reports/{name}/index.html").read_text()
         assert page.count('class="chart"') > 10 and (folder / f"reports/{name}/trust.html").is_file()
         assert (folder / f"reports/{name}/tokens.html").read_text().count('class="chart"') > 5
+        assert (folder / f"reports/{name}/descriptions.html").read_text().count('class="chart"') > 5
     else:
         assert sum(CHART in output for output in shown if isinstance(output, dict)) > 15
