@@ -24,7 +24,7 @@ def attention_fractions(fractions: pl.DataFrame) -> str:
     if query["share_low"] is None or query["share_low"] <= limit <= query["share_high"]:
         verdict = f"whether that is over {limit:.0%}, as in the paper, cannot be told"
     else:
-        verdict = f"that is {'over' if query['share_low'] > limit else 'not over'} {limit:.0%}, as it is in the paper"
+        verdict = f"that is over {limit:.0%}, as in the paper" if query["share_low"] > limit else f"that is not over {limit:.0%}, unlike in the paper"
     return f"{start} The rest of the prompt is {tokens} and gets {_against(query)}; {verdict}.{_crossing(fractions)}"
 
 
@@ -58,7 +58,7 @@ def layer_shares(means: pl.DataFrame) -> str:
     elif least["high"] is None or most["low"] <= least["high"]:
         first = f"{start} {name} gets {percent(least['mean'])} to {percent(most['mean'])} of the generated tokens' attention; that layers differ cannot be told"
     else:
-        ends = f"{_told(least)} in layer {least['layer']}, to {_told(most)} in layer {most['layer']}"
+        ends = f"{_told(least)} in layer {least['layer']} to {_told(most)} in layer {most['layer']}"
         first = f"{start} {name}'s share of the generated tokens' attention goes from {ends}"
     leads = text.sort("mean", descending=True).group_by("layer", maintain_order=True).first()["group"].to_list()
     leaders = [f"{NAMES[name]} in {counted(leads.count(name), 'layer')}" for name in GROUPS if name in leads]
