@@ -41,6 +41,10 @@ class AskingJudge(ABC):
             HeadflowError: it cannot be asked.
         """
 
+    def hang_up(self) -> None:
+        """Ask nothing more: whoever is under way fails at the next try."""
+        self._retries = 0
+
     def judge(self, expected: str | Sequence[str], said: str) -> Judgement:
         """See :class:`headflow.judging.judgement.Judge`."""
         return self.judge_all([(as_expected(expected), said)])[0]
@@ -90,18 +94,22 @@ class AskingJudge(ABC):
             return
         waiting, running, failed = iter(missing), {}, []
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="judge") as pool:
-            while True:
-                for pair in islice(waiting, 0 if failed else self._concurrency - len(running)):
-                    running[pool.submit(self._answer, pair)] = pair
-                if not running:
-                    break
-                done: set[Future] = wait(running, return_when=FIRST_COMPLETED).done
-                for future in done:
-                    pair = running.pop(future)
-                    if future.exception() is not None:
-                        failed.append(future.exception())
-                    else:
-                        keep(pair, future.result())
+            try:
+                while True:
+                    for pair in islice(waiting, 0 if failed else self._concurrency - len(running)):
+                        running[pool.submit(self._answer, pair)] = pair
+                    if not running:
+                        break
+                    done: set[Future] = wait(running, return_when=FIRST_COMPLETED).done
+                    for future in done:
+                        pair = running.pop(future)
+                        if future.exception() is not None:
+                            failed.append(future.exception())
+                        else:
+                            keep(pair, future.result())
+            except BaseException:  # Ctrl-C, for one: the pool waits for those under way, so these shall not try again
+                self.hang_up()
+                raise
         if failed:
             raise failed[0]
 

@@ -62,6 +62,11 @@ class EndpointJudge(AskingJudge):
             return _content(answer)
         raise HeadflowError(f"judge llm: {self._where} refuses the request ({refusal}); see judging.llm (temperature, seed, max_tokens: null = not sent)")
 
+    def hang_up(self) -> None:
+        """See :meth:`AskingJudge.hang_up`."""
+        super().hang_up()
+        self._client.close()
+
     @property
     def _where(self) -> str:
         return f"model {self._settings.model!r} at {self._settings.base_url}"

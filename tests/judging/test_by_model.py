@@ -68,7 +68,8 @@ def test_a_template_without_a_system_message_gets_it_with_the_first_message_of_t
 
 def test_models_that_cannot_judge_are_told(able: Path, tmp_path: Path) -> None:
     random = teach(tmp_path / "random", LESSONS, steps=0)
-    with pytest.raises(HeadflowError, match=r"2 answers about one pair .*cannot be used, the last because it does not end within 16 tokens.*more able model.*0 of 1"):
+    told = r"2 answers about one pair .*cannot be used, the last because it does not end within 16 tokens.*more able model.*0 of 1"
+    with pytest.raises(HeadflowError, match=told):
         judge_with(random, tmp_path, max_new_tokens=16).judge(*PAIRS[0])
     with pytest.raises(HeadflowError, match=r"the prompt has [\d,]+ tokens, and the model reads 1,200 at most"):
         judge_with(random, tmp_path).judge(STOCK, "star " * 2000)

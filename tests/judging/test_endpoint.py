@@ -37,7 +37,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judge_at(endpoint: Endpoint, folder: Path, **settings: object) -> EndpointJudge:
-    chosen = {"model": "judge-1", "retries": 2, "timeout_s": 10.0, "key_variable": NAME, "base_url": endpoint.url, **settings}
+    chosen = {"model": "judge-1", "retries": 2, "timeout_s": 300.0, "key_variable": NAME, "base_url": endpoint.url, **settings}
     return EndpointJudge(EndpointParams(**chosen), folder / "answers.sqlite")
 
 
@@ -75,16 +75,18 @@ def test_another_model_endpoint_sampling_or_prompt_is_asked_anew(tmp_path: Path,
     assert "temperature" not in endpoint.requests[3] and endpoint.requests[4]["max_tokens"] == 500
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [fails(429, **SOON), fails(500, **SOON), fails(503, **SOON), fails(408, **SOON), sleeps(1.0)],
-    ids=["429", "500", "503", "408", "time-out"],
-)
-def test_trouble_that_passes_is_waited_out(tmp_path: Path, trouble: object) -> None:
+@pytest.mark.parametrize("status", [429, 500, 503, 408])
+def test_trouble_that_passes_is_waited_out(tmp_path: Path, status: int) -> None:
+    trouble = fails(status, **SOON)
     with Endpoint(trouble, trouble, honest) as endpoint:
-        judge = judge_at(endpoint, tmp_path, **({"timeout_s": 0.15} if trouble.__name__ == "behave" else {}))
-        assert judge.judge(*PAIRS[0]).found == ("star",)
+        assert judge_at(endpoint, tmp_path).judge(*PAIRS[0]).found == ("star",)
         assert len(endpoint.requests) == 3
+
+
+def test_an_endpoint_that_hangs_is_asked_again(tmp_path: Path) -> None:
+    with Endpoint(sleeps(3.0), sleeps(3.0), honest) as endpoint:
+        assert judge_at(endpoint, tmp_path, timeout_s=0.3, retries=20).judge(*PAIRS[0]).found == ("star",)
+        assert len(endpoint.requests) >= 3  # on a busy machine even the good answer may come too late, and is asked for again
 
 
 @pytest.mark.parametrize(
@@ -92,18 +94,18 @@ def test_trouble_that_passes_is_waited_out(tmp_path: Path, trouble: object) -> N
     [
         (fails(429, "quota used up", **SOON), 3, ["overloaded", "quota used up", "3 tries", "concurrency"]),
         (fails(500, "broken inside", **SOON), 3, ["status 500", "broken inside", "3 tries"]),
-        (sleeps(1.0), 3, ["no answer within 0.1 s", "timeout_s"]),
+        (sleeps(3.0), 3, ["no answer within 0.3 s, 3 times", "timeout_s"]),
         (fails(404, "no such model"), 1, ["not found", "no such model", "base_url"]),
         (fails(403), 1, ["refuses the key (403)", NAME]),
     ],
     ids=["429", "500", "time-out", "404", "403"],
 )
 def test_trouble_that_stays_is_told(tmp_path: Path, trouble: object, tries: int, words: list[str]) -> None:
+    hangs = trouble.__name__ == "behave"
     with Endpoint(trouble) as endpoint:
-        judge = judge_at(endpoint, tmp_path, **({"timeout_s": 0.1} if trouble.__name__ == "behave" else {}))
         with pytest.raises(HeadflowError) as error:
-            judge.judge(*PAIRS[0])
-        assert len(endpoint.requests) == tries
+            judge_at(endpoint, tmp_path, timeout_s=0.3 if hangs else 300.0).judge(*PAIRS[0])
+        assert len(endpoint.requests) == tries or hangs  # the last ones may not be read yet
     message = str(error.value)
     assert all(word in message for word in [*words, "judge-1", "0 of 1 pairs of texts are judged and kept"]) and "\n" not in message
 
@@ -257,16 +259,48 @@ def test_a_failure_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -
             assert len(healed.requests) == 3
 
 
+def test_ctrl_c_waits_for_no_further_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes with the first answer, while three others are tried again and again."""
+    retrying = threading.Event()
+
+    def first(request: dict) -> tuple:
+        retrying.wait(120)
+        return honest(request)
+
+    def bad(request: dict) -> tuple:
+        if len(endpoint.requests) > 8:
+            retrying.set()
+        return completion("no JSON")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with Endpoint(first, bad) as endpoint:
+        monkeypatch.setattr(asking.Counter, "advance", stop)
+        judge = judge_at(endpoint, tmp_path, retries=100, concurrency=4)
+        with pytest.raises(KeyboardInterrupt):
+            judge.judge_all(PAIRS)
+        assert len(endpoint.requests) < 100
+        sent = len(endpoint.requests)
+    monkeypatch.undo()
+    monkeypatch.setenv(NAME, KEY)
+    with Endpoint() as healed:
+        again = judge_at(healed, tmp_path)
+        again._asked = judge._asked
+        again.judge_all(PAIRS)
+        assert len(healed.requests) == 4 and sent >= 9  # the first answer was kept
+
+
 def test_as_many_requests_at_once_as_asked_for(tmp_path: Path) -> None:
     meeting = threading.Barrier(4)
 
     def waits(request: dict) -> tuple:
-        meeting.wait(timeout=20)  # no answer until four requests are there: fewer at once would never get one
+        meeting.wait(timeout=120)  # no answer until four requests are there: fewer at once would never get one
         return honest(request)
 
     pairs = [(STOCK, f"a {colour} {name}") for colour, name in itertools.product(("red", "blue"), ("star", "T", "H", "cross"))]
     with Endpoint(waits) as endpoint:
-        judge_at(endpoint, tmp_path, concurrency=4, timeout_s=30.0).judge_all(pairs)
+        judge_at(endpoint, tmp_path, concurrency=4).judge_all(pairs)
         assert endpoint.most_at_once == 4 and len(endpoint.requests) == 8
 
 
@@ -276,7 +310,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
     def hangs(request: dict) -> tuple:
         fourth.set()
-        release.wait(20)
+        release.wait(120)
         return honest(request)
 
     code = (
@@ -288,7 +322,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         root = Path(__file__).parents[2]
         command = [sys.executable, "-c", code, endpoint.url, str(tmp_path / "answers.sqlite"), json.dumps(PAIRS)]
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)})
-        assert fourth.wait(60)
+        assert fourth.wait(120)
         process.send_signal(signal.SIGKILL)
         process.wait()
         release.set()
