@@ -40,7 +40,8 @@ def main(params: Params, key: str) -> None:
                 if tokens not in heard:  # many knockouts leave a description as it is
                     heard[tokens] = spoken(model, saying.tokens)
                 rows.append(knocked_out(row, number, closing, saying, heard[tokens]))
-    said = pl.DataFrame(rows, schema={name: column.dtype for name, column in KNOCKED_OUT.columns.items()})
+    # Column by column: rows that hold lists take polars far longer.
+    said = pl.DataFrame({name: [row[name] for row in rows] for name in KNOCKED_OUT.columns}, schema={n: c.dtype for n, c in KNOCKED_OUT.columns.items()})
     folder = paths.knockouts_dir(key)
     KNOCKED_OUT.write(said, folder / "descriptions.parquet")
     KNOCKOUT_PLAN.write(plan, folder / "plan.parquet")

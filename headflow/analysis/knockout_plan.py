@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
+import torch
 
-from headflow.analysis.knockouts import Knockout, LastPosition, Route, below, only_open, upward
+from headflow.analysis.knockouts import Knockout, LastPosition, Route, below, knockout_gates, only_open, upward
 from headflow.errors import HeadflowError
+from headflow.gates import Gate
+from headflow.models.capture import Capture
+from headflow.sequences import GateSet
 from headflow.tables.knockouts import KNOCKOUT_PLAN
 from headflow.tracing.bands import sweep
 
@@ -30,6 +34,18 @@ class Closing:
         speaks, reads = self.knockout.route != "img→query", self.knockout.route != "img→gen"
         last = speaks if self.last_position == "generated" else reads
         return f"{int(reads)}{int(last)}{int(speaks)}:{''.join(map(str, cut))}"
+
+
+def closing_gates(capture: Capture, closings: Sequence[Closing]) -> GateSet:
+    """Gates for :func:`headflow.decoding.decode`: one forward a closing, in order, whatever the last position of each counts with.
+
+    Raises:
+        HeadflowError: a band beyond the model.
+    """
+    some = [knockout_gates(capture, [closing.knockout], last_position=closing.last_position) for closing in closings]
+    prompt, generated = [gates.prompt[0] for gates in some], [gates.generated[0] for gates in some]
+    queries, layers = torch.cat([gate.queries for gate in prompt]), torch.cat([gate.layers for gate in prompt])
+    return GateSet((Gate("nothing", queries=queries, layers=layers),), (Gate("nothing", layers=torch.cat([gate.layers for gate in generated])),))
 
 
 def knockout_plan(

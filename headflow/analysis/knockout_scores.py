@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 from scipy import stats
-from sklearn.isotonic import isotonic_regression
+from scipy.optimize import isotonic_regression
 
 from headflow.attribution.multiple import holm
 from headflow.errors import HeadflowError
@@ -226,7 +226,7 @@ def sign_flip(gaps: Float[np.ndarray, " pictures"], permutations: int, seed: int
 
 def half_rise(at: Float[np.ndarray, " steps"], curve: Float[np.ndarray, " steps"]) -> float:
     """Where a curve, made non-decreasing by least squares and joined by straight lines, is half way from its first value to its last."""
-    fitted = isotonic_regression(curve)
+    fitted = isotonic_regression(curve).x
     low, high = fitted[0], fitted[-1]
     if not high > low:
         return float("nan")

@@ -10,15 +10,13 @@ import torch
 from jaxtyping import Float
 
 from headflow.ablation import BatchSize
-from headflow.analysis import knockouts
-from headflow.analysis.knockout_plan import Closing
+from headflow.analysis import knockout_plan, knockouts
+from headflow.analysis.knockout_plan import Closing, closing_gates
 from headflow.decoding import Sampling, automatic_sequences, decode
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, digest_json
 from headflow.execution.store import ResultStore
-from headflow.gates import Gate
 from headflow.models.capture import Capture
-from headflow.sequences import GateSet
 
 # Whole numbers below this are exact in the store's float32.
 _EXACT = 2**24
@@ -85,7 +83,7 @@ def say(
         HeadflowError: a picture cannot be captured, memory runs out with a single sequence, a token's number is too large to be
             stored (2^24), or the store cannot be used.
     """
-    edges, version = [closing.edges(layers) for closing in closings], digest(Path(knockouts.__file__).read_bytes())
+    edges, version = [closing.edges(layers) for closing in closings], digest(*(Path(module.__file__).read_bytes() for module in (knockouts, knockout_plan)))
     drawn = "" if sampling is None else digest_json([sampling.temperature, sampling.top_p, sampling.seed])
     order: deque[tuple[str, list[Saying | None]]] = deque()
     results: dict[str, list[Saying | None]] = {}
@@ -96,7 +94,7 @@ def say(
 
     def run(jobs: list[tuple[_Job, list[int]]]) -> None:
         captures = [job.capture for job, _ in jobs]
-        sets = [_gates(job.capture, [closings[at] for at in chosen]) for job, chosen in jobs]
+        sets = [closing_gates(job.capture, [closings[at] for at in chosen]) for job, chosen in jobs]
         total = sum(len(chosen) for _, chosen in jobs)
         options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "batch_size": _side_by_side(captures[0], total, batch_size)}
         try:
@@ -137,16 +135,6 @@ def say(
     while waiting:
         run(_take(waiting, sum(len(job.missing) for job in waiting)))
     yield from finished()
-
-
-def _gates(capture: Capture, closings: Sequence[Closing]) -> GateSet:
-    """One forward a closing, whatever the last position of each counts with."""
-    some = [knockouts.knockout_gates(capture, [closing.knockout], last_position=closing.last_position) for closing in closings]
-    prompt, generated = ([gates[0] for gates in kind] for kind in ([each.prompt for each in some], [each.generated for each in some]))
-    return GateSet(
-        (Gate("nothing", queries=torch.cat([gate.queries for gate in prompt]), layers=torch.cat([gate.layers for gate in prompt])),),
-        (Gate("nothing", layers=torch.cat([gate.layers for gate in generated])),),
-    )
 
 
 def _full_batch(waiting: deque[_Job], max_new_tokens: int, batch_size: BatchSize) -> list[tuple[_Job, list[int]]]:

@@ -9,6 +9,7 @@ from headflow.analysis.knockout_scores import STOCK
 from headflow.execution.said import Saying
 from headflow.tables.descriptions import KNOCKED_OUT
 from headflow.tables.judgements import JUDGEMENTS
+from headflow.tables.schema import Table
 
 
 def spoken_table(ids: Sequence[str], closings: Sequence[Closing], sayings: Sequence[Sequence[Saying]]) -> pl.DataFrame:
@@ -21,7 +22,7 @@ def spoken_table(ids: Sequence[str], closings: Sequence[Closing], sayings: Seque
         }
         for scene, (id, row) in enumerate(zip(ids, sayings, strict=True)) for number, (closing, saying) in enumerate(zip(closings, row, strict=True))
     ]  # fmt: skip
-    return pl.DataFrame(rows, schema={name: column.dtype for name, column in KNOCKED_OUT.columns.items()})
+    return _table(rows, KNOCKED_OUT)
 
 
 def judged(
@@ -42,4 +43,9 @@ def judged(
                     "false_negatives": counts[1], "false_positives": counts[2], "f1": 2 * counts[0] / size if size else None,
                     "objects": list(named), "expected": list(expected), "found": found, "extra": extra,
                 })  # fmt: skip
-    return pl.DataFrame(rows, schema={name: column.dtype for name, column in JUDGEMENTS.columns.items()})
+    return _table(rows, JUDGEMENTS)
+
+
+def _table(rows: list[dict], table: Table) -> pl.DataFrame:
+    """Column by column: lists row by row take polars ten times as long."""
+    return pl.DataFrame({name: [row[name] for row in rows] for name in table.columns}, schema={name: column.dtype for name, column in table.columns.items()})

@@ -12,7 +12,7 @@ from tests.charts.test_keeping import parts
 
 @pytest.fixture(scope="module")
 def tables() -> tuple[pl.DataFrame, pl.DataFrame]:
-    drawn = Drawn(12, 0, rising_at(2), last=("query", "generated"))
+    drawn = Drawn(6, 0, rising_at(2), last=("query", "generated"))
     return knockout_bands(*drawn.tables), knockout_levels(*drawn.tables)
 
 

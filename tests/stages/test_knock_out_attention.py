@@ -77,7 +77,7 @@ def test_descriptions_are_those_of_decoding(here):
     pictures = Pictures(settings(), "tiny")
     picture = list(pictures)[3]
     capture = picture.capture()
-    for row in said.filter(id=picture.id).iter_rows(named=True):
+    for row in said.filter(id=picture.id).gather_every(4).iter_rows(named=True):
         knockout = Knockout(row["route"], row["first"], row["stop"], row["outside"])
         tokens = decode([capture], [knockout_gates(capture, [knockout], last_position=row["last_position"])], max_new_tokens=4)[0][0]
         assert row["tokens"] == tokens and row["description"] == pictures.model.text(tokens) and row["ended"] == (len(tokens) < 4)
