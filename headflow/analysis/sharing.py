@@ -148,10 +148,11 @@ def spread_rows(looked: Sequence[Looked], top: float) -> pl.DataFrame:
     """Per picture × layer that reads it × measure of spread; structural tokens are left out of the maps."""
     rows = []
     for one in looked:
-        tokens = int(one.image_tokens.sum())
+        tokens = int(one.image_tokens.sum())  # none where a sliding window is shorter than the way back to the image
+        evens = (1.0, largest(tokens, top) / tokens) if tokens else (None, None)
         for layer, attention in zip(one.reading, one.maps, strict=True):
             found = spread(attention[one.image_tokens], top)
-            for measure, value, even in zip(MEASURES, found, (1.0, largest(tokens, top) / tokens), strict=True):
+            for measure, value, even in zip(MEASURES, found, evens, strict=True):
                 known = value if np.isfinite(value) else None
                 rows.append({"id": one.id, "scene": one.scene, "layer": layer, "measure": measure, "value": known, "even": even, "image_tokens": tokens})
     return _table(SPREAD, rows)

@@ -28,7 +28,7 @@ SMALL = {
     "judging": {"draws": 50},
     "sharing": {"shown": 2},
     "localising": {"corners": 2, "shown": 2},
-    "compressing": {"pictures": 2, "percents": [20.0], "choose_by": ["attention"], "asking": ["fresh"], "corners": 2},
+    "compressing": {"pictures": 2, "percents": [20.0], "choose_by": ["attention"], "asking": ["fresh"]},
     "report": {"scenes": 4},
 }
 COPIED = ("headflow", "stages", "data/pictures", "reports/templates", "params.yaml", "dvc.yaml", "pyproject.toml", ".dvc/config", ".dvcignore", ".gitignore")

@@ -75,7 +75,7 @@ def params(target: str, **models: str) -> Params:
             "judging": {"draws": 50},
             "sharing": {"shown": 1},
             "localising": {"corners": 2, "shown": 1},
-            "compressing": {"pictures": 2, "percents": [20.0], "choose_by": ["attention"], "corners": 2, "max_new_tokens": 2},
+            "compressing": {"pictures": 2, "percents": [20.0], "choose_by": ["attention"], "max_new_tokens": 2},
             "report": {"scenes": 3},
         }
     )

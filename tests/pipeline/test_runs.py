@@ -19,7 +19,8 @@ from tests.pipeline.declare import modules
 MODEL_STAGES = (
     "prepare_model", "extract_features", "sample_masks", "run_ablations", "fit_attributions", "evaluate_faithfulness", "compare_baselines", "score_planted",
     "cluster_heads", "find_interactions", "trace_text", "trace_flow", "trace_image", "keep_image_tokens", "read_heads",
-    "describe_images", "share_attention", "localise_objects", "knock_out_attention", "judge_descriptions", "score_knockouts", "compress_context", "render_report",
+    "describe_images", "share_attention", "localise_objects", "knock_out_attention", "judge_descriptions", "score_knockouts", "compress_context",
+    "render_report",
 )  # fmt: skip
 ALONE = {"prepare_examples", "find_planted", "compare_models"}
 

@@ -9,6 +9,7 @@ from headflow.reporting.html import table
 from headflow.reporting.words import chance, counted, interval, listed, percent
 from headflow.tables.sharing import GROUPS
 
+BLIND = "There are no maps: the layers' windows are too short for the words to reach back to the image."
 NOTHING = "cannot be told: no picture was described with a single word."
 
 
@@ -82,6 +83,8 @@ def layer_maps(maps: pl.DataFrame) -> str:
     """Whether the layers look at the same places, or why there are no maps."""
     if not len(maps):
         return f"Where on the image the words look {NOTHING}"
+    if not maps["image_token"].any():
+        return BLIND
     pictures, layers = maps["id"].n_unique(), maps["layer"].n_unique()
     if maps["left"].is_null().all():
         return f"Maps of {counted(pictures, 'picture')} cannot be drawn: which part of the picture an image token shows is not known for this model."
@@ -107,6 +110,8 @@ def map_spread(contrast: pl.DataFrame, rows: pl.DataFrame, *, top: float = 0.01,
     """
     if not len(rows):
         return f"How spread out the maps are {NOTHING}"
+    if not rows["image_tokens"].sum():
+        return BLIND
     found = {row["measure"]: row for row in contrast.iter_rows(named=True)}
     if len(found) < 2:
         return "Whether the maps are more spread out in the middle layers cannot be told: fewer than three layers read the image."
