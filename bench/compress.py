@@ -23,7 +23,7 @@ def run(source: str, *, tiny: bool = False) -> dict:
         source: the embedded model, whose tokenizer the large one borrows.
         tiny: a smaller model and one round.
     """
-    rounds, new, together = (1, 2, 2) if tiny else (5, 8, 16)
+    rounds, new, together = (1, 2, 2) if tiny else (5, 4, 8)
     subject = subjects.large(source, layers=2, width=128, patches=14) if tiny else subjects.large(source)
     lvlm = subject.lvlm
     said = list(range(5, 15))

@@ -105,7 +105,7 @@ class Conversation:
                 found[variant] = Outcome(part.tokens, part.bytes(context), answers(context, [part], questions, **options)[0])
         return [found[variant] for variant in wanted]
 
-    def seconds(self, asking: Asking, wanted: Sequence[Variant], followup: str, rounds: int = 7) -> Float[np.ndarray, "variants rounds"]:
+    def seconds(self, asking: Asking, wanted: Sequence[Variant], followup: str, rounds: int = 5) -> Float[np.ndarray, "variants rounds"]:
         """Time of one follow-up behind every variant, with ``max_new_tokens`` of an answer; the variants take turns, so that a slow moment hits all."""
         [question] = self.asked(asking, [followup])
         parts = [(self.context, self._kept(one, asking)) if one.strategy not in TEXT_ALONE else text_alone(self.context, one, asking) for one in wanted]

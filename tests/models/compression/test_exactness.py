@@ -1,5 +1,6 @@
 """Keys that are dropped from a cache are as good as keys that are hidden, in every family."""
 
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,13 +20,24 @@ from tests.reference import relative
 SAID, FOLLOW_UP = [11, 7, 12, 9, 7], "Is it a cat?"
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    family = FAMILIES[request.param]
-    lvlm = headflow.load(family.build(tmp_path_factory.mktemp(family.name)))
-    width, height = family.size
-    picture = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return lvlm, picture, take_context(lvlm, picture, QUESTION, SAID)
+# One of each kind: plain, sliding windows, newline features, M-RoPE, deepstack, a prompt that is read both ways, cross-attention.
+KINDS = ("llava", "gemma3", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "paligemma2", "mllama")
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple]:
+    made: dict[str, tuple] = {}
+
+    def case(name: str) -> tuple:
+        if name not in made:
+            family = FAMILIES[name]
+            lvlm = headflow.load(family.build(tmp_path_factory.mktemp(family.name)))
+            width, height = family.size
+            picture = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            made[name] = lvlm, picture, take_context(lvlm, picture, QUESTION, SAID)
+        return made[name]
+
+    return case
 
 
 def hidden(context, kept: Kept) -> list[torch.Tensor]:
@@ -38,8 +50,9 @@ def hidden(context, kept: Kept) -> list[torch.Tensor]:
     return found
 
 
-def test_dropped_keys_are_hidden_keys(case) -> None:
-    lvlm, picture, context = case
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_dropped_keys_are_hidden_keys(cases, family) -> None:
+    lvlm, picture, context = cases(family)
     followup = next_turn(lvlm.processor, QUESTION, lvlm.text(SAID), FOLLOW_UP) if has_next_turn(lvlm.processor, QUESTION) else fresh(lvlm, picture, FOLLOW_UP)
     some = top(context, random_scores(context, "test", seed=0), 30)
     whole = everything(context, said=True)
@@ -56,9 +69,10 @@ def test_dropped_keys_are_hidden_keys(case) -> None:
     assert relative(found["both"], found["whole"]) > 1e-3 and relative(found["both"], found["image"]) > 1e-3
 
 
-def test_answers_are_those_of_the_stock_model(case) -> None:
+@pytest.mark.parametrize("family", KINDS)
+def test_answers_are_those_of_the_stock_model(cases, family) -> None:
     """With the description kept, a follow-up continues the stock model's own cache; many parts at once are answered as each alone."""
-    lvlm, picture, context = case
+    lvlm, picture, context = cases(family)
     followups = [fresh(lvlm, picture, text) for text in (FOLLOW_UP, "What is the main object here?")]
     whole = everything(context, said=True)
     some = [top(context, random_scores(context, "test", seed=0), k) for k in (10,)]
@@ -79,9 +93,10 @@ def test_answers_are_those_of_the_stock_model(case) -> None:
     assert found[0][0] == expected
 
 
-def test_text_alone_is_a_conversation_of_its_own(case) -> None:
+@pytest.mark.parametrize("family", KINDS)
+def test_text_alone_is_a_conversation_of_its_own(cases, family) -> None:
     """Nothing for the picture: the follow-up after the text, as the stock model reads it from the start."""
-    lvlm, picture, context = case
+    lvlm, picture, context = cases(family)
     followup = fresh(lvlm, picture, FOLLOW_UP)
     alone, kept = text_alone(context, Variant("description"), "turn")
     ids = [*context.ids[: context.image.start], *SAID, *context.ids[context.image.stop : context.prompt]]
