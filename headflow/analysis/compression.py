@@ -51,9 +51,7 @@ def summary(answers: pl.DataFrame, *, confidence: float = 0.95) -> pl.DataFrame:
             shares = np.array([by_picture["right"].mean(), by_picture["plus"].cast(pl.Float64).mean()], float)
             (accuracy, plus), (low, plus_low), (high, plus_high) = wilson(shares, count, confidence)
             sizes = some.group_by("picture", maintain_order=True).agg(pl.col("tokens").first(), pl.col("bytes").first())
-            rows.append(
-                (*key, category, accuracy, low, high, plus, plus_low, plus_high, sizes["tokens"].mean(), sizes["bytes"].mean(), count, len(some))
-            )
+            rows.append((*key, category, accuracy, low, high, plus, plus_low, plus_high, sizes["tokens"].mean(), sizes["bytes"].mean(), count, len(some)))
     return _table(rows, COMPRESSED_SUMMARY)
 
 
@@ -73,7 +71,7 @@ def differences(answers: pl.DataFrame, *, confidence: float = 0.95) -> pl.DataFr
             tested = []
             for (strategy, chosen_by, percent), values in means.items():
                 other = (strategy, "random", percent) if against == "random" else (against, None, None)
-                if other == (strategy, chosen_by, percent) or other not in means or against == "random" and chosen_by is None:
+                if other == (strategy, chosen_by, percent) or other not in means or (against == "random" and chosen_by is None):
                     continue
                 within = values - means[other]
                 mean, low, high = mean_interval(within, confidence)

@@ -146,7 +146,11 @@ def costs(times: pl.DataFrame, asking: str) -> alt.HConcatChart:
     for place, (column, title) in enumerate((("kib", "keys and values, KiB"), ("ms_seconds", "time of one question, ms"))):
         axis = alt.Axis(labels=not place, ticks=False, domain=False, title=None if place else "what stays of the context", labelLimit=240)
         x = alt.X(f"{column}:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
-        tooltip = [alt.Tooltip("kept:N", title="what stays"), alt.Tooltip("tokens:Q", title="context tokens", format=".1f"), alt.Tooltip(f"{column}:Q", title=title)]
+        tooltip = [
+            alt.Tooltip("kept:N", title="what stays"),
+            alt.Tooltip("tokens:Q", title="context tokens", format=".1f"),
+            alt.Tooltip(f"{column}:Q", title=title),
+        ]
         base = alt.Chart(drawn).encode(y=alt.Y("kept:N", sort=order, axis=axis))
         bars = base.mark_bar(color=theme.ACCENT, height=12).encode(x=x, tooltip=tooltip)
         ends = base.mark_rule(color=theme.INK).encode(x=alt.X("ms_low:Q", title=title), x2="ms_high:Q")

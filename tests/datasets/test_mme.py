@@ -95,7 +95,9 @@ def test_nothing_outside_the_folder_is_read(tmp_path):
 def test_limits(tmp_path):
     write(tmp_path, "task/1", text="x" * 3000 + "\tYes\n" + TEXT.splitlines()[1])
     write(tmp_path, "task/2", text=TEXT + "\n" * 70_000)
-    assert all(part in (text := fault(tmp_path, max_pixels=50)) for part in ("longer than 2000 characters", "larger than 64 kB", "more than examples.max_pixels, 50"))
+    assert all(
+        part in (text := fault(tmp_path, max_pixels=50)) for part in ("longer than 2000 characters", "larger than 64 kB", "more than examples.max_pixels, 50")
+    )
     assert len(text) < 3000
     assert "there is no such folder (compressing.path)" in fault(tmp_path / "none")
     (tmp_path / "empty").mkdir()

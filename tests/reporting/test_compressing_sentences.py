@@ -31,7 +31,9 @@ def test_a_loss_is_told_from_none() -> None:
     assert "With the prompt's text and 10% of the image tokens" in text and "a loss cannot be told; with 2% it is clearly fewer, 60%" in text
     assert "The prompt's text alone gives 40%" in text and "own description in the picture's place gives 50%" in text
     worse = compressed(*tables(turn_full=1.0, turn_both_attention_2=0.3, turn_both_attention_10=0.5))
-    assert "and 10% of the image tokens, those of most attention in each layer, it is 50%" in worse and "clearly fewer" in worse and "cannot be told" not in worse
+    assert (
+        "and 10% of the image tokens, those of most attention in each layer, it is 50%" in worse and "clearly fewer" in worse and "cannot be told" not in worse
+    )
     same = compressed(*tables(turn_full=0.95, turn_both_attention_2=0.95))
     assert "it is 95%" in same and ": no less." in same
 

@@ -59,7 +59,7 @@ def scene_questions(id: str, objects: Sequence[Mapping[str, Any]], *, seed: int)
 
 
 def object_questions(id: str, objects: Sequence[Mapping[str, Any]], vocabulary: Sequence[str], *, seed: int) -> list[FollowUp]:
-    """"Is there a NAME in the image?" for one object that is there, and for one name that no listed object has.
+    """ "Is there a NAME in the image?" for one object that is there, and for one name that no listed object has.
 
     The second is a question with the answer no only where ``objects`` lists all that a picture shows.
 

@@ -86,7 +86,7 @@ def _batches(context: Context, kept: Sequence[Kept], questions: Sequence[Sequenc
         for which in (which for which in order if seen[which] == sees):
             for place in asked:
                 # Every row is padded to the largest, which is the last.
-                if rows and (len(rows) + 1) * max(1, sizes[which]) > batch_bytes or len(rows) >= _MOST_ROWS:
+                if (rows and (len(rows) + 1) * max(1, sizes[which]) > batch_bytes) or len(rows) >= _MOST_ROWS:
                     yield rows
                     rows = []
                 rows.append((which, place))

@@ -89,7 +89,7 @@ class Kept:
             raise HeadflowError(
                 f"compression: what stays has shapes {tuple(self.text.shape)} and {tuple(self.image.shape)}, the context has {wanted[0]} and {wanted[1]}"
             )
-        if bool((self.image & ~context.candidates).any()) or not context.cross and bool(self.text[context.image].any()):
+        if bool((self.image & ~context.candidates).any()) or (not context.cross and bool(self.text[context.image].any())):
             raise HeadflowError("compression: places of the picture stay that are not its own, or are listed as text")
         if len(set(self.image.sum(1).tolist())) > 1:
             raise HeadflowError("compression: every layer must keep the same number of image tokens")
@@ -119,7 +119,9 @@ class Kept:
 
 def everything(context: Context, *, said: bool = False) -> Kept:
     """The whole prompt with its picture, and where wanted what the model has said."""
-    return Kept(context.query() | (context.said() if said else torch.zeros(len(context.ids), dtype=torch.bool)), context.candidates.expand(context.lvlm.layers, -1))
+    return Kept(
+        context.query() | (context.said() if said else torch.zeros(len(context.ids), dtype=torch.bool)), context.candidates.expand(context.lvlm.layers, -1)
+    )
 
 
 def nothing_seen(context: Context, text: Bool[Tensor, " positions"]) -> Kept:
@@ -146,7 +148,9 @@ def take_context(lvlm: LVLM, picture: Picture, question: str, said: Sequence[int
             run.prompt()
         run.go_on(said)
     except torch.OutOfMemoryError as error:
-        raise HeadflowError(f"out of memory in the stock forward of one conversation ({len(ids) + len(said)} tokens): use a smaller picture or bfloat16") from error
+        raise HeadflowError(
+            f"out of memory in the stock forward of one conversation ({len(ids) + len(said)} tokens): use a smaller picture or bfloat16"
+        ) from error
     keys, values = _cached(run.cache)
     candidates = torch.ones(span.stop - span.start, dtype=torch.bool)
     if lvlm.image_layers is not None:

@@ -111,7 +111,8 @@ class Conversation:
         parts = [(self.context, self._kept(one, asking)) if one.strategy not in TEXT_ALONE else text_alone(self.context, one, asking) for one in wanted]
         starts = [None if one.strategy in TEXT_ALONE else self._start for one in wanted]
         taken = [
-            [seconds(*part, question, start=start, new_tokens=self.max_new_tokens) for part, start in zip(parts, starts, strict=True)] for _ in range(rounds + 1)
+            [seconds(*part, question, start=start, new_tokens=self.max_new_tokens) for part, start in zip(parts, starts, strict=True)]
+            for _ in range(rounds + 1)
         ]
         return np.array(taken[1:]).T.reshape(len(wanted), rounds)  # the first round warms up
 

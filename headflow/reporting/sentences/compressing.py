@@ -40,12 +40,14 @@ def _least(summary: pl.DataFrame, differences: pl.DataFrame, asking: str, alpha:
         return ""
     worse = rows.filter((pl.col("difference") < 0) & (pl.col("p_holm") <= alpha))
     level = rows.filter(pl.col("percent") > (worse["percent"].max() if len(worse) else 0.0))
+    chosen_so = "those of most attention in each layer"
     if level.is_empty():
-        last = one(summary, asking, "both", "attention", rows["percent"][-1])
-        return f"With {_TEXT[asking]} and {_k(rows['percent'][-1])} of the image tokens, those of most attention in each layer, it is {_share(last)}: clearly fewer. "
+        most = rows["percent"][-1]
+        row = one(summary, asking, "both", "attention", most)
+        return f"With {_TEXT[asking]} and {_k(most)} of the image tokens, {chosen_so}, it is {_share(row)}: clearly fewer. "
     first = level.row(0, named=True)
     row = one(summary, asking, "both", "attention", first["percent"])
-    text = f"With {_TEXT[asking]} and {_k(first['percent'])} of the image tokens, those of most attention in each layer, it is {_share(row)} ({_count(row)} context tokens)"
+    text = f"With {_TEXT[asking]} and {_k(first['percent'])} of the image tokens, {chosen_so}, it is {_share(row)} ({_count(row)} context tokens)"
     text += ": a loss cannot be told" if first["difference"] < 0 else ": no less"
     if len(worse):
         last = one(summary, asking, "both", "attention", worse["percent"].max())
@@ -94,7 +96,9 @@ def chosen(summary: pl.DataFrame, differences: pl.DataFrame, *, confidence: floa
             if len(clear):
                 most = clear.sort(pl.col("difference").abs(), descending=True).row(0, named=True)
                 gap = f"by {abs(100 * most['difference']):.0f} points at {_k(most['percent'])}"
-                parts.append(f"{CHOICES[name]} is {word} chance at {listed([_k(k) for k in clear['percent']])} ({'most' if len(clear) > 1 else 'there'}: {gap})")
+                parts.append(
+                    f"{CHOICES[name]} is {word} chance at {listed([_k(k) for k in clear['percent']])} ({'most' if len(clear) > 1 else 'there'}: {gap})"
+                )
         if not len(some.filter(pl.col("p_holm") <= 1 - confidence)):
             parts.append(f"that {CHOICES[name]} differs from chance cannot be told")
     text = "; ".join(parts)

@@ -56,7 +56,7 @@ def test_the_top_places_of_every_layer_stay(context) -> None:
         assert chosen.sum() == count and row[chosen].min() > row[~chosen].max()
     assert (scores == choice.random_scores(context, "one", seed=3)).all() and (scores != choice.random_scores(context, "two", seed=3)).any()
     assert choice.top(context, scores, 100).all() and choice.top(context, scores, 0.1).sum(1).tolist() == [1] * len(scores)
-    with pytest.raises(HeadflowError, match="expected .* layers that read the picture"):
+    with pytest.raises(HeadflowError, match=r"expected .* layers that read the picture"):
         choice.top(context, scores[:, 1:], 25)
     with pytest.raises(HeadflowError, match="not a number"):
         choice.top(context, np.full_like(scores, np.nan), 25)
@@ -144,7 +144,7 @@ def test_a_follow_up_is_the_templates_own_second_turn(lvlm) -> None:
     ending = fresh(lvlm, random_picture(1), FOLLOW_UP)
     assert prompt[-len(ending) :] == ending and lvlm.image_token not in ending and prompt[-len(ending) - 1] == lvlm.image_token
     assert chat(processor, FOLLOW_UP).count(FOLLOW_UP) == 1
-    for text, why in (("", "empty"), ("<image> what?", "image token"), ("What is the zyzzyva?", "does not know: .*zyzzyva")):
+    for text, why in (("", "empty"), ("<image> what?", "image token"), ("What is the zyzzyva?", r"does not know: .*zyzzyva")):
         with pytest.raises(HeadflowError, match=why):
             next_turn(processor, QUESTION, said, text)
 
