@@ -19,8 +19,8 @@ from headflow.errors import HeadflowError
 from headflow.files import read_json, write_json
 
 PARTS = {
-    "speed": speed.run, "masks": masks.run, "estimators": estimators.run, "tokens": tokens.run, "memory": memory.run, "keep": keep.run,
-    "compress": compress.run, "decode": decode.run, "sharing": sharing.run, "gpu": gpu.run,
+    "speed": speed.run, "masks": masks.run, "estimators": estimators.run, "tokens": tokens.run, "memory": memory.run,
+    "keep": keep.run, "compress": compress.run, "decode": decode.run, "sharing": sharing.run, "gpu": gpu.run,
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

@@ -63,8 +63,8 @@ def run(source: str, *, tiny: bool = False) -> dict:
         times = [f"{1000 * np.median(taken[kind][name]):.0f}" for kind in taken]
         rows.append([name, str(part.tokens), f"{held[name] / 2**20:.2f}", f"{share:.0%}", times[0], spread(ratios["one"]), times[1], spread(ratios["many"])])
     table(
-        f"A follow-up of {len(question)} tokens and {new} of an answer behind a picture of {len(context.candidates)} image tokens ({subject.name}); times "
-        f"faster than behind the whole prompt, median (range) of {rounds} rounds",
+        f"A follow-up of {len(question)} tokens and {new} of an answer behind a picture of {len(context.candidates)} image tokens ({subject.name}); "
+        f"times faster than behind the whole prompt, median (range) of {rounds} rounds",
         ["what stays", "context tokens", "keys and values, MiB", "of the whole", "one question, ms", "faster", f"{together} at once, ms", "faster"],
         rows,
     )

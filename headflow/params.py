@@ -464,7 +464,8 @@ class EndpointParams(Group):
     def _no_keys(cls, content: Any) -> Any:
         """Mistakes with keys are told without the value, which may be one."""
         if isinstance(content, dict):
-            if unknown := [name for name in content if name not in cls.model_fields and re.search("key|secret|password|auth|^token$|api_?token", str(name), re.I)]:
+            secret = re.compile("key|secret|password|auth|^token$|api_?token", re.IGNORECASE)
+            if unknown := [name for name in content if name not in cls.model_fields and secret.search(str(name))]:
                 raise ValueError(f"{unknown[0]} is no param: a key belongs in an environment variable, whose name goes to key_variable")
             variable, url = content.get("key_variable"), content.get("base_url")
             if variable is not None and not (isinstance(variable, str) and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", variable) and len(variable) <= 64):
@@ -527,7 +528,7 @@ class CompressingParams(Group):
     strategies: list[Literal["full", "query", "image", "both", "description", "none"]] = Field(
         ["full", "query", "image", "both", "description", "none"],
         min_length=1,
-        description="what stays of the context: the whole prompt, its text, some image tokens, both; the model's own description as text; or nothing for the picture",
+        description="what stays of the context: the whole prompt, its text, some image tokens, both; the model's own description; or nothing for the picture",
     )
     percents: list[Annotated[float, Field(gt=0.0, le=100.0)]] = Field(
         [2.0, 5.0, 10.0, 20.0, 50.0], min_length=1, description="K: percent of the image tokens that stay in each layer, rising"

@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import polars as pl
-
 from headflow.answers import unknown_words
 from headflow.decoding import Sampling
 from headflow.errors import HeadflowError

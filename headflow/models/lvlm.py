@@ -350,8 +350,15 @@ class _OneRun:
     def visible_layers(self) -> list[Tensor]:
         """Per decoder layer what each query of prompt and answer sees, ``[1, 1, positions, positions]``."""
         length = self.positions.shape[-1]
-        padded = [[torch.nn.functional.pad(seen[layer], (0, length - seen[layer].shape[-1])) for seen in self.visible] for layer in self.visible[0]]
-        return [torch.cat(rows, 2) for rows in padded]
+        made: dict[tuple, Tensor] = {}  # layers of one kind share one mask, and so do their copies here
+        layers = []
+        for layer in self.visible[0]:
+            rows = [seen[layer] for seen in self.visible]
+            kind = tuple((mask.data_ptr(), *mask.shape) for mask in rows)
+            if kind not in made:
+                made[kind] = torch.cat([torch.nn.functional.pad(mask, (0, length - mask.shape[-1])) for mask in rows], 2)
+            layers.append(made[kind])
+        return layers
 
     def _forward(self, **inputs: Tensor) -> tuple[Any, Tensor, Tensor | None]:
         """The outer model's output, and the embeddings and positions that its text model was given."""

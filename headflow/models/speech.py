@@ -31,7 +31,7 @@ def spoken(lvlm: LVLM, tokens: Sequence[int]) -> Speech:
     that the text has more of the whole with it than without it.
     """
     text = lvlm.text(tokens)
-    stops = [len(commonprefix([lvlm.text(tokens[: count + 1]), text])) for count in range(len(tokens))]
+    stops = [len(commonprefix([lvlm.text(tokens[: count + 1]), text])) for count in range(len(tokens))]  # noqa: RUF071 (these are no paths)
     # A text that ends in white space or half a character shows less than the one before it.
     stops = [max(stops[: place + 1]) for place in range(len(stops))]
     return Speech(text, list(tokens), [0, *stops[:-1]] if stops else [], stops)

@@ -148,8 +148,8 @@ def tokens_header(run: Run) -> Markup:
 def descriptions_header(run: Run) -> Markup:
     """Head of the page about what the model says of whole pictures."""
     standfirst = (
-        "Asked to describe a picture, a model writes word after word. Does it look at the picture as it writes, or does the text before it already hold what it "
-        "says? Where do its words look, what is left when they may not, and how little of the picture does it need to answer further questions?"
+        "Asked to describe a picture, a model writes word after word. Does it look at the picture as it writes, or does the text before it already hold what "
+        "it says? Where do its words look, what is left when they may not, and how little of the picture does it need to answer further questions?"
     )
     paper = tag("a", "Kaduri et al. 2025", href="https://arxiv.org/abs/2411.17491")
     report, goes = tag("a", "report", href="index.html"), tag("a", "page of its own", href=f"{TOKENS}.html")

@@ -20,8 +20,8 @@ TABLES = {
     "spread": tables.SPREAD, "spread_layers": tables.SPREAD_MEANS, "spread_contrast": tables.SPREAD_CONTRAST,
     "knockout_bands": tables.KNOCKOUT_BANDS, "knockout_levels": tables.KNOCKOUT_LEVELS, "knockout_summary": tables.KNOCKOUT_SUMMARY,
     "knockout_differences": tables.KNOCKOUT_DIFFERENCES, "knockout_plan": tables.KNOCKOUT_PLAN,
-    "namings": tables.NAMINGS, "localised_layers": tables.LOCALISED_LAYERS, "localised_heads": tables.LOCALISED_HEADS, "localised_maps": tables.LOCALISED_MAPS, "compressed_summary": tables.COMPRESSED_SUMMARY,
-    "compressed_differences": tables.COMPRESSED_DIFFERENCES,
+    "namings": tables.NAMINGS, "localised_layers": tables.LOCALISED_LAYERS, "localised_heads": tables.LOCALISED_HEADS, "localised_maps": tables.LOCALISED_MAPS,
+    "compressed_summary": tables.COMPRESSED_SUMMARY, "compressed_differences": tables.COMPRESSED_DIFFERENCES,
 }  # fmt: skip
 """The tables that the page is made from, by the name under which their paths are given."""
 

@@ -1,6 +1,5 @@
 """Which characters each token has written."""
 
-from pathlib import Path
 
 import pytest
 
