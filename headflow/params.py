@@ -554,7 +554,9 @@ class CompressingParams(Group):
         "magnitude", description="how the effects of heads on the description add up to a token's attribution in a layer: by size, or with their signs"
     )
     max_new_tokens: int = Field(4, ge=1, le=1000, description="tokens after which an answer that does not end is cut off")
-    timed: int = Field(1, ge=0, le=1000, description="pictures with which one follow-up is timed; 0 = none")
+    timed: int = Field(
+        0, ge=0, le=1000, description="pictures with which one follow-up is timed; 0 = none, as a time is the one number that another run does not give again"
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="level of the confidence intervals over pictures")
     seed: Seed = Field(0, description="seed of questions and of the choice by chance")
 

@@ -47,7 +47,7 @@ def inputs(key: str) -> dict[str, Any]:
     described |= {f"knockout_{name}": paths.knockout_scores_dir(key) / f"{name}.parquet" for name in ("bands", "levels", "summary", "differences")}
     described |= {"knockout_plan": paths.knockouts_dir(key) / "plan.parquet", "namings": paths.localisation_dir(key) / "namings.parquet"}
     described |= {f"localised_{name}": paths.localisation_dir(key) / f"{name}.parquet" for name in ("layers", "heads", "maps")}
-    described |= {f"compressed_{name}": paths.compression_dir(key) / f"{name}.parquet" for name in ("summary", "differences")}
+    described |= {f"compressed_{name}": paths.compression_dir(key) / f"{name}.parquet" for name in ("summary", "differences", "times")}
     metrics = {stage: paths.metrics(stage, key).as_posix() for stage in RECORDING}
     as_text = {name: place.as_posix() for name, place in places.items()}
     groups = {"traced": traced, "described": described}

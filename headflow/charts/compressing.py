@@ -131,31 +131,38 @@ def by_category(summary: pl.DataFrame, asking: str, chosen_by: str = "attention"
     return (cells + text).properties(width=min(440, 90 * len(categories)), height=22 * len(order))
 
 
-def costs(times: pl.DataFrame, asking: str) -> alt.HConcatChart:
-    """Memory of the context's keys and values, and time of one follow-up question with its range over rounds, of every strategy; one way of asking.
+def costs(summary: pl.DataFrame, times: pl.DataFrame, asking: str) -> alt.HConcatChart:
+    """Memory of the context's keys and values of every strategy and, where it was measured, the time of one follow-up question with its range over rounds.
 
     Args:
-        times: the compressed times table.
+        summary: the compressed summary table.
+        times: the compressed times table; may be empty.
+        asking: the way of asking that is shown.
     """
-    rows = times.filter(pl.col("asking") == asking)
+    rows = summary.filter(pl.col("asking") == asking, pl.col("category") == "all")
     chosen = rows["chosen_by"].drop_nulls()
+    # As many tokens stay, whatever they are chosen by.
+    rows = rows.filter(pl.col("chosen_by").is_null() | (pl.col("chosen_by") == (chosen[0] if len(chosen) else "")))
     order = labels(rows, chosen[0] if len(chosen) else "")
-    milliseconds = (pl.col("seconds", "low", "high") * 1000).name.prefix("ms_")
-    drawn = theme.drawable(rows.select("tokens", (pl.col("bytes") / 1024).alias("kib"), milliseconds, label().alias("kept")))
-    panels = []
-    for place, (column, title) in enumerate((("kib", "keys and values, KiB"), ("ms_seconds", "time of one question, ms"))):
-        axis = alt.Axis(labels=not place, ticks=False, domain=False, title=None if place else "what stays of the context", labelLimit=240)
-        x = alt.X(f"{column}:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
-        tooltip = [
-            alt.Tooltip("kept:N", title="what stays"),
-            alt.Tooltip("tokens:Q", title="context tokens", format=".1f"),
-            alt.Tooltip(f"{column}:Q", title=title),
-        ]
-        base = alt.Chart(drawn).encode(y=alt.Y("kept:N", sort=order, axis=axis))
-        bars = base.mark_bar(color=theme.ACCENT, height=12).encode(x=x, tooltip=tooltip)
-        ends = base.mark_rule(color=theme.INK).encode(x=alt.X("ms_low:Q", title=title), x2="ms_high:Q")
-        panels.append((alt.layer(bars, ends) if place else bars).properties(width=220, height=22 * len(order)))
+    held = theme.drawable(rows.select("tokens", (pl.col("bytes") / 1024).alias("kib"), label().alias("kept")))
+    panels = [_cost_bars(held, "kib", "keys and values, KiB", order, first=True)]
+    measured = times.filter(pl.col("asking") == asking)
+    if len(measured):
+        milliseconds = (pl.col("seconds", "low", "high") * 1000).name.prefix("ms_")
+        taken = theme.drawable(measured.select("tokens", milliseconds, label().alias("kept")))
+        bars = _cost_bars(taken, "ms_seconds", "time of one question, ms", order, first=False)
+        ends = alt.Chart(taken).mark_rule(color=theme.INK).encode(y=alt.Y("kept:N", sort=order), x="ms_low:Q", x2="ms_high:Q")
+        panels.append(alt.layer(bars, ends))
     return alt.hconcat(*panels, spacing=18)
+
+
+def _cost_bars(rows: pl.DataFrame, column: str, title: str, order: list[str], *, first: bool) -> alt.Chart:
+    axis = alt.Axis(labels=first, ticks=False, domain=False, title="what stays of the context" if first else None, labelLimit=240)
+    x = alt.X(f"{column}:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
+    tokens = alt.Tooltip("tokens:Q", title="context tokens", format=".1f")
+    tooltip = [alt.Tooltip("kept:N", title="what stays"), tokens, alt.Tooltip(f"{column}:Q", title=title)]
+    bars = alt.Chart(rows).mark_bar(color=theme.ACCENT, height=12).encode(y=alt.Y("kept:N", sort=order, axis=axis), x=x, tooltip=tooltip)
+    return bars.properties(width=220, height=22 * len(order))
 
 
 def label() -> pl.Expr:

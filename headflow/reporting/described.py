@@ -21,7 +21,7 @@ TABLES = {
     "knockout_bands": tables.KNOCKOUT_BANDS, "knockout_levels": tables.KNOCKOUT_LEVELS, "knockout_summary": tables.KNOCKOUT_SUMMARY,
     "knockout_differences": tables.KNOCKOUT_DIFFERENCES, "knockout_plan": tables.KNOCKOUT_PLAN,
     "namings": tables.NAMINGS, "localised_layers": tables.LOCALISED_LAYERS, "localised_heads": tables.LOCALISED_HEADS, "localised_maps": tables.LOCALISED_MAPS,
-    "compressed_summary": tables.COMPRESSED_SUMMARY, "compressed_differences": tables.COMPRESSED_DIFFERENCES,
+    "compressed_summary": tables.COMPRESSED_SUMMARY, "compressed_differences": tables.COMPRESSED_DIFFERENCES, "compressed_times": tables.COMPRESSED_TIMES,
 }  # fmt: skip
 """The tables that the page is made from, by the name under which their paths are given."""
 
@@ -56,6 +56,7 @@ class Described:
     localised_maps: pl.DataFrame
     compressed_summary: pl.DataFrame
     compressed_differences: pl.DataFrame
+    compressed_times: pl.DataFrame
 
     @cached_property
     def pictures(self) -> pl.DataFrame:

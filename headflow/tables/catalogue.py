@@ -23,7 +23,7 @@ from headflow.tables.clusters import (
     SEPARATION,
     SIMILARITIES,
 )
-from headflow.tables.compressing import COMPRESSED_ANSWERS, COMPRESSED_DIFFERENCES, COMPRESSED_SUMMARY
+from headflow.tables.compressing import COMPRESSED_ANSWERS, COMPRESSED_DIFFERENCES, COMPRESSED_SUMMARY, COMPRESSED_TIMES
 from headflow.tables.descriptions import DESCRIPTIONS, KNOCKED_OUT
 from headflow.tables.examples import ATTENTION, EXAMPLES, FEATURES, SKIPPED
 from headflow.tables.faithfulness import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES, RANKINGS

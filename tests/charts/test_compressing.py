@@ -64,6 +64,7 @@ def test_categories_and_costs(found) -> None:
     assert len(rows) == 8 * 2 and rows["kept"].n_unique() == 8
     order = labels(found.filter(asking="turn"), "attention")
     assert order[0] == STRATEGIES["full"] and order[1:3] == ["query and image tokens, 10 %", "query and image tokens, 2 %"] and order[-1] == STRATEGIES["none"]
-    spec = costs(times(), "turn").to_dict()
-    assert "keys and values, KiB" in str(spec) and "time of one question, ms" in str(spec)
+    spec = str(costs(found, times(), "turn").to_dict())
+    assert "keys and values, KiB" in spec and "time of one question, ms" in spec
+    assert "time of one question" not in str(costs(found, times().clear(), "turn").to_dict())
     assert compressed_curves(found.filter(pl.col("strategy") == "full")).to_dict()["vconcat"]

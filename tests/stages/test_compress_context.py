@@ -26,7 +26,7 @@ def settings(**compressing: object) -> Params:
         "examples": {"count": PICTURES, "references": 2},
         "models": {"tiny": {"device_map": "cpu"}},
         "features": {"baseline": "blank"},
-        "compressing": {"percents": [10.0], "choose_by": ["attention", "random"], "max_new_tokens": 2, **compressing},
+        "compressing": {"percents": [10.0], "choose_by": ["attention", "random"], "max_new_tokens": 2, "timed": 1, **compressing},
     }
     return Params.model_validate(content)
 

@@ -127,20 +127,24 @@ def categories(summary: pl.DataFrame) -> str:
     return f"{kept} all kinds of questions lose alike."
 
 
-def saved(times: pl.DataFrame, summary: pl.DataFrame) -> str:
-    """How much smaller and faster: the fewest image tokens beside the text against the whole prompt."""
+def saved(summary: pl.DataFrame, times: pl.DataFrame) -> str:
+    """How much smaller, and where it was measured how much faster: the fewest image tokens beside the text against the whole prompt."""
     asking = told(summary)
-    rows = times.clear() if asking is None else times.filter(pl.col("asking") == asking)
-    full, some = rows.filter(pl.col("strategy") == "full"), rows.filter(pl.col("strategy") == "both").sort("percent")
+    rows = summary.clear() if asking is None else summary.filter(pl.col("asking") == asking, pl.col("category") == "all")
+    full, some = (rows.filter(pl.col("strategy") == name).sort("percent") for name in ("full", "both"))
     if full.is_empty() or some.is_empty():
-        return "What a part of the context saves was not measured."
+        return "What a part of the context saves cannot be told: it was not tried beside the whole."
     whole, part = full.row(0, named=True), some.row(0, named=True)
-    memory = f"{part['bytes'] / whole['bytes']:.0%} of the memory of the whole prompt's keys and values"
-    time = f"one follow-up takes {_ms(part)} for {_ms(whole)} ({counted(whole['pictures'], 'picture')} timed)"
-    same = part["low"] <= whole["high"] and whole["low"] <= part["high"]
-    told_apart = ": a difference in time cannot be told, as so short a context costs little beside the weights" if same else ""
     start = f"{_TEXT[asking][0].upper()}{_TEXT[asking][1:]} and {_k(part['percent'])} of the image tokens"
-    return f"{start} take {memory}; {time}{told_apart}."
+    text = f"{start} take {percent(part['bytes'] / whole['bytes'])} of the memory of the whole prompt's keys and values"
+    timed = times.filter(pl.col("asking") == asking)
+    pair = [timed.filter(pl.col("strategy") == name, pl.col("percent").eq_missing(k)) for name, k in (("full", None), ("both", part["percent"]))]
+    if any(found.is_empty() for found in pair):
+        return f"{text}."
+    slow, fast = (found.row(0, named=True) for found in pair)
+    text = f"{text}; one follow-up takes {_ms(fast)} for {_ms(slow)} ({counted(slow['pictures'], 'picture')} timed)"
+    same = fast["low"] <= slow["high"] and slow["low"] <= fast["high"]
+    return f"{text}{': a difference in time cannot be told, as so short a context costs little beside the weights' if same else ''}."
 
 
 def _ms(row: dict) -> str:
