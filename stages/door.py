@@ -12,6 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from headflow.errors import HeadflowError
 from headflow.params import Params, read_params
+from headflow.progress import recording
 
 
 def enter(stage: Callable[..., None], *, per_model: bool = True) -> None:
@@ -26,11 +27,14 @@ def enter(stage: Callable[..., None], *, per_model: bool = True) -> None:
     arguments = parser.parse_args()
     try:
         params: Params = read_params(arguments.params)
+        name, store = Path(sys.modules[stage.__module__].__file__ or "stage").stem, Path(params.ablation.store)
         if per_model:
             params.model(arguments.model)
-            stage(params, arguments.model)
+            with recording(name, arguments.model, store):
+                stage(params, arguments.model)
         else:
-            stage(params)
+            with recording(name, None, store):
+                stage(params)
     except HeadflowError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
