@@ -75,6 +75,9 @@ class Subject:
 class Subjects:
     """All explained examples of one model, in the order of its features, under the baseline of the run.
 
+    Args:
+        model: in place of the prepared one, which is then not loaded: its device and number format are all that a subject's ``context`` needs.
+
     Attributes:
         kind: the baseline that they are given.
 
@@ -82,14 +85,14 @@ class Subjects:
         HeadflowError: features of other examples.
     """
 
-    def __init__(self, params: Params, key: str) -> None:
+    def __init__(self, params: Params, key: str, model: LVLM | None = None) -> None:
         self.settings, self.prepared = params.features, read_prepared(paths.model_dir(key))
         examples = EXAMPLES.read(paths.EXAMPLES)
         features = FEATURES.read(paths.features_dir(key) / "features.parquet").filter(pl.col("explained"))
         self.rows = features.join(examples.drop("split"), on="id", how="inner", maintain_order="left")
         if len(self.rows) != len(features):
             raise HeadflowError(f"{paths.features_dir(key)}: made from other examples than {paths.EXAMPLES}; run `dvc repro`")
-        self.model = load_prepared(paths.model_dir(key), params.model(key).device_map)
+        self.model = load_prepared(paths.model_dir(key), params.model(key).device_map) if model is None else model
         self.shared = Baseline.load(paths.features_dir(key) / "baseline.safetensors", self.model.device, self.model.dtype)
         self._pictures = dict(zip(examples["id"], examples["image"], strict=True))
         self.kind = self.settings.baseline
