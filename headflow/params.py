@@ -1,6 +1,7 @@
 """params.yaml: its schema, checked whole at the door of every stage, with errors that name the key."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -19,6 +20,8 @@ Ranking = Literal["attribution", "ablation", "restoration", "attention", "gradie
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 EMBEDDED = "embedded"
 PLANTED = "planted"
+STORE = "HEADFLOW_STORE"
+"""Environment variable: the result store of this machine; goes before ``ablation.store``, so that no machine's paths get into the params."""
 Circuit = Literal["additive", "redundant", "joint", "chain", "decoy", "cancelled", "category"]
 
 
@@ -184,7 +187,9 @@ class AblationParams(Group):
     """How the masked runs are done (stage run_ablations); none of it changes a result."""
 
     batch_size: int | Literal["auto"] = Field("auto", description="masked forwards at once; auto goes by the sizes of model and memory")
-    store: str = Field(".headflow/results.sqlite", min_length=1, description="where finished work is kept between runs")
+    store: str = Field(
+        ".headflow/results.sqlite", min_length=1, description="where finished work is kept between runs; the environment variable HEADFLOW_STORE goes before it"
+    )
 
     @model_validator(mode="after")
     def _positive_batch(self) -> "AblationParams":
@@ -424,9 +429,13 @@ class Params(Group):
             raise HeadflowError(f"models.{key}: no such model; params.yaml has {', '.join(self.models)}{_nearest(key, self.models)}")
         return self.models[key]
 
+    def with_store(self, store: str) -> "Params":
+        """The same params with the result store elsewhere."""
+        return self.model_copy(update={"ablation": self.ablation.model_copy(update={"store": store})})
+
 
 def read_params(path: Path) -> Params:
-    """Read and check a params file.
+    """Read and check a params file; the environment variable ``HEADFLOW_STORE``, if set, goes before ``ablation.store``.
 
     Raises:
         HeadflowError: one line that names the file, the key, its value, what is allowed and the nearest valid key.
@@ -440,9 +449,10 @@ def read_params(path: Path) -> Params:
     if not isinstance(content, dict):
         raise HeadflowError(f"{path}: expected groups of params such as `masks:`, found {content!r}")
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         raise HeadflowError(f"{path}: " + "; ".join(_explain(e) for e in error.errors())) from None
+    return params.with_store(os.environ.get(STORE) or params.ablation.store)
 
 
 def _explain(error: Any) -> str:
