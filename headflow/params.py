@@ -198,6 +198,22 @@ class AblationParams(Group):
         return self
 
 
+class ExecutionParams(Group):
+    """Where masked runs are done (all stages that run the model); none of it changes a result beyond rounding."""
+
+    executor: Literal["local", "ray"] = Field("local", description="local: this machine; ray: a Ray cluster (needs the extra headflow[ray])")
+    workers: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+        "auto", description="processes that load the model, each once; auto: one for every GPU, one where there is none; on Ray as many as fit"
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto", description="CPU threads of each worker; auto: an equal share of the machine's, one on Ray; results are the same byte for byte for the same number"
+    )
+    gpus_per_worker: int = Field(1, ge=1, le=64, description="GPUs that one worker's model is spread over, where there are any")
+    address: str | None = Field(
+        None, min_length=1, description="Ray cluster to join: host:port, or auto for the one on this machine; null: RAY_ADDRESS, else a cluster of its own"
+    )
+
+
 class FitParams(Group):
     """How attributions are estimated (stage fit_attributions)."""
 
@@ -401,6 +417,7 @@ class Params(Group):
     features: FeaturesParams = Field(default_factory=FeaturesParams)
     masks: MasksParams = Field(default_factory=MasksParams)
     ablation: AblationParams = Field(default_factory=AblationParams)
+    execution: ExecutionParams = Field(default_factory=ExecutionParams)
     fit: FitParams = Field(default_factory=FitParams)
     clusters: ClustersParams = Field(default_factory=ClustersParams)
     interactions: InteractionsParams = Field(default_factory=InteractionsParams)
