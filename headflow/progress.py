@@ -297,7 +297,7 @@ def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "unknown time"
     if seconds < 100:
-        return f"{max(seconds, 0):.0f} s"
+        return "< 1 s" if 0 < seconds < 0.5 else f"{max(seconds, 0):.0f} s"
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

@@ -69,7 +69,7 @@ def test_the_time_left_goes_by_the_last_minutes():
 
 
 def test_times_in_words():
-    assert [duration(s) for s in (0.2, 42, 150, 12_000, 400_000, float("inf"))] == ["0 s", "42 s", "2 min", "3.3 h", "4.6 days", "unknown time"]
+    assert [duration(s) for s in (0, 0.2, 42, 150, 12_000, 400_000, float("inf"))] == ["0 s", "< 1 s", "42 s", "2 min", "3.3 h", "4.6 days", "unknown time"]
 
 
 def test_a_stage_leaves_behind_how_it_stands(tmp_path, capsys):
