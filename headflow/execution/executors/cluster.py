@@ -12,6 +12,8 @@ from typing import Any
 
 # Nobody is told of our runs, and Ray's own log says what it says to those who look for it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# In a cluster of our own, workers are as nice as the driver; Ray's default, 15, starves them beside whatever else the machine does.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 try:
     import ray

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from headflow.errors import HeadflowError
 from headflow.execution.executors.jobs import Count, Records, Result, Unit
 from headflow.execution.executors.messages import keys_of, pack, records_message, records_of, unpack
-from headflow.execution.executors.worker import RESULT
+from headflow.execution.executors.worker import RESULT, versions
 
 ATTEMPTS = 3
 """Workers that may die over one unit, or one after another before they are ready."""
@@ -48,26 +48,26 @@ class Pool(Protocol):
         """End all workers at once."""
 
 
-def drive(pool: Pool, units: Sequence[Unit], store: Records, count: Count, about: dict[str, Any]) -> list[Result]:
+def drive(pool: Pool, units: Sequence[Unit], store: Records, count: Count) -> list[Result]:
     """Results of all units, in their order.
 
     Args:
         pool: the workers; closed at the end.
         store: where workers' records go.
         count: told of progress.
-        about: what every worker must say of itself, such as the engine that it runs.
 
     Raises:
         HeadflowError: a worker explains a mistake, runs other code, or dies again and again; the store cannot be written.
         RuntimeError: a worker has met an error that nobody foresaw; the message has its traceback.
     """
     with closing(pool):
-        return _Run(pool, units, store, count, about).results()
+        return _Run(pool, units, store, count).results()
 
 
 class _Run:
-    def __init__(self, pool: Pool, units: Sequence[Unit], store: Records, count: Count, about: dict[str, Any]) -> None:
-        self.pool, self.units, self.store, self.count, self.about = pool, units, store, count, dict(about)
+    def __init__(self, pool: Pool, units: Sequence[Unit], store: Records, count: Count) -> None:
+        self.pool, self.units, self.store, self.count = pool, units, store, count
+        self.about: dict[str, Any] = dict(versions())
         self.waiting, self.idle = deque(range(len(units))), deque()
         self.doing: dict[Hashable, int] = {}
         self.deaths: Counter[int] = Counter()
@@ -94,6 +94,7 @@ class _Run:
                 self.compare(said)
                 self.pool.answer(worker, pack({}))
             case "ready":
+                self.compare(said)
                 self.stillborn = 0
                 self.ready.add(worker)
                 self.idle.append(worker)

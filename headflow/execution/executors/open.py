@@ -1,9 +1,8 @@
 """From params to results: which executor, how many workers, and what each one has."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 
 from headflow.errors import HeadflowError
 from headflow.execution.executors.driver import drive
@@ -24,21 +23,19 @@ def run_units(job: Job, units: Sequence[Unit], store: Records, settings: Executi
     Raises:
         HeadflowError: a unit's mistake that a worker explains; workers that die again and again; Ray is missing or cannot be reached.
     """
-    from headflow.execution.fingerprint import engine_version
-
     if not units:
         return []
     if settings.executor == "ray":
         from headflow.execution.executors.cluster import Actors
 
-        return drive(Actors(job, settings), units, store, count, {"engine": engine_version(), "torch": _torch_version()})
+        return drive(Actors(job, settings), units, store, count)
     workers, devices = local_workers(settings)
     workers = min(workers, len(units))
     threads = settings.threads if settings.threads != "auto" else max(1, _threads() // workers)
     if workers == 1 and settings.workers in ("auto", 1):
         with _threads_of(threads):
             return run_here(job, units, store, count)
-    return drive(Processes(job, workers, threads, devices), units, store, count, {"engine": engine_version(), "torch": _torch_version()})
+    return drive(Processes(job, workers, threads, devices), units, store, count)
 
 
 def local_workers(settings: ExecutionParams) -> tuple[int, list[str]]:
@@ -66,12 +63,6 @@ def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
-
-
-def _torch_version() -> str:
-    import torch
-
-    return torch.__version__
 
 
 @contextmanager

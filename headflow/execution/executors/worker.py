@@ -2,8 +2,10 @@
 
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from jaxtyping import Float
 from headflow.errors import HeadflowError
 from headflow.execution.executors.jobs import Job
 from headflow.execution.executors.messages import keys_array, records_message, records_of
+from headflow.execution.fingerprint import engine_version
 
 RESULT = "result "
 """Before the names of a result's values, among those of the message that carries them."""
@@ -48,12 +51,9 @@ class RemoteRecords:
 def serve(ask: Ask, job: Job, threads: int) -> None:
     """Do units of ``job`` until the driver has no more; whatever goes wrong is said to the driver."""
     try:
-        about = about_this_worker(threads)
-        order = ask({"say": "here", **about})
-        if order.get("stop"):
-            return
+        ask({"say": "here", **versions(), "host": socket.gethostname(), "pid": os.getpid()})
         work = job.open()
-        order = ask({"say": "ready"})
+        order = ask({"say": "ready", "host": socket.gethostname(), **_device(threads)})
         while not order.get("stop"):
             records = RemoteRecords(ask)
             result = work(order["unit"], records, records.count)
@@ -66,12 +66,23 @@ def serve(ask: Ask, job: Job, threads: int) -> None:
         ask({"say": "failed", "unforeseen": traceback.format_exc()})
 
 
-def about_this_worker(threads: int) -> dict[str, Any]:
-    """What the driver compares with the other workers and with itself; sets the number of threads."""
+def versions() -> dict[str, str | None]:
+    """What all workers and the driver must have in common."""
+    return {"engine": engine_version(), "torch": _torch_version()}
+
+
+def _torch_version() -> str | None:
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
+
+
+def _device(threads: int) -> dict[str, str]:
+    """Set the number of threads and tell the kind of device, if the job has loaded torch."""
+    if "torch" not in sys.modules:
+        return {}
     import torch
 
-    from headflow.execution.fingerprint import engine_version
-
     torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {"engine": engine_version(), "torch": torch.__version__, "device": device, "host": socket.gethostname(), "pid": os.getpid()}
+    return {"device": "cuda" if torch.cuda.is_available() else "cpu"}
