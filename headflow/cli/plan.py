@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from headflow.cli.cost import Cost, calibrate
+from headflow.cli.stage_work import list_work
 from headflow.cli.stored import StoreView, bytes_per_record
 from headflow.cli.tables import flops, print_table, size, table
-from headflow.cli.work import Listed, Work, list_work, project
+from headflow.cli.work import Listed, Work, project
 from headflow.errors import HeadflowError
 from headflow.params import Params, read_params
 from headflow.progress import duration

@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from headflow.cli.stage_work import list_work
 from headflow.cli.stored import StoreView, writers
 from headflow.cli.tables import print_table, size, table
-from headflow.cli.work import Listed, Work, list_work, project
+from headflow.cli.work import Listed, Work, project
 from headflow.errors import HeadflowError
 from headflow.params import Params, read_params
 from headflow.progress import Known, duration, read_journals
