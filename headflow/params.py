@@ -2,6 +2,8 @@
 
 import difflib
 import os
+import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -461,15 +463,47 @@ def read_params(path: Path) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HeadflowError(f"{path}: missing; run from the project's folder") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise HeadflowError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    except Exception as error:  # a date in a 13th month, for one, is a plain ValueError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise HeadflowError(f"{path}: not readable as YAML ({_SECRET.sub('…', reason)})") from None
     if not isinstance(content, dict):
-        raise HeadflowError(f"{path}: expected groups of params such as `masks:`, found {content!r}")
+        found = _short(_SECRET.sub("…", content) if isinstance(content, str) else content)
+        raise HeadflowError(f"{path}: expected groups of params such as `masks:`, found {found}")
+    if found := _secret(content):
+        raise HeadflowError(f"{path}: {found} looks like a password or an access token; params are kept in git and in reports: take it out, withdraw it, and "
+                            "give it by an environment variable (HF_TOKEN for the Hugging Face hub)")  # fmt: skip
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
         raise HeadflowError(f"{path}: " + "; ".join(_explain(e) for e in error.errors())) from None
     return params.with_store(os.environ.get(STORE) or params.ablation.store)
+
+
+# Tokens of the Hugging Face hub, OpenAI and its kin, GitHub, GitLab, AWS, Google, Slack; and a password within an address.
+_SECRET = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]+-){0,3}[A-Za-z0-9_]{24,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[A-Za-z0-9_-]{16,}"
+    r"|AKIA[A-Z0-9]{12,}|AIza[A-Za-z0-9_-]{30,}|xox[abprs]-[A-Za-z0-9-]{10,})|://[^/\s:@]*:[^/\s@]+@"
+)
+_SECRET_NAME = re.compile(r"(^|[_-])(token|password|passwd|secret|api[_-]?key|credentials?)$", re.IGNORECASE)
+
+
+def _secret(content: Any, place: str = "") -> str:
+    """The key of a value that looks like a secret; empty if there is none. The value itself is never shown."""
+    stack: list[tuple[str, Any]] = [(place, content)]
+    seen: set[int] = set()  # YAML's anchors can make circles
+    while stack:
+        place, value = stack.pop()
+        if isinstance(value, dict | list):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            stack += [(f"{place}.{_SECRET.sub('…', str(key))}".lstrip("."), part) for key, part in pairs]
+            if isinstance(value, dict) and any(isinstance(key, str) and _SECRET.search(key) for key in value):
+                return f"a key of {place or 'the file'}"
+        elif isinstance(value, str) and (_SECRET.search(value) or (value and _SECRET_NAME.search(place))):
+            return place or "its content"
+    return ""
 
 
 def _explain(error: Any) -> str:
@@ -497,8 +531,15 @@ def _explain(error: Any) -> str:
     return f"{key} = {_short(error['input'])}: {message[0].lower()}{message[1:]}{meaning}"
 
 
+# Few of the parts and not too deep: with YAML's anchors, ten lines of a file can stand for more text than any memory holds.
+_BRIEF = reprlib.Repr(maxlevel=3, maxdict=8, maxlist=8, maxstring=200, maxother=200, maxlong=100)
+
+
 def _short(value: Any, most: int = 80) -> str:
-    text = repr(value)
+    try:
+        text = _BRIEF.repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

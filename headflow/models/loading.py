@@ -73,6 +73,8 @@ def load(
     with _loading(source):
         AutoConfig.from_pretrained(source, **options)  # alone first: a model that is not there is told after one look
         processor = load_processor(source, **options)
+        # Weights in pickle files (.bin, .pt) can run code when they are opened.
+        extra["use_safetensors"] = True
         model, found = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], output_loading_info=True, **options, **extra)
         _check_complete(found)
     text = model.get_decoder().config
