@@ -532,7 +532,8 @@ def _explain(error: Any) -> str:
 
 
 # Few of the parts and not too deep: with YAML's anchors, ten lines of a file can stand for more text than any memory holds.
-_BRIEF = reprlib.Repr(maxlevel=3, maxdict=8, maxlist=8, maxstring=200, maxother=200, maxlong=100)
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist, _BRIEF.maxstring, _BRIEF.maxlong = 3, 8, 8, 200, 100
 
 
 def _short(value: Any, most: int = 80) -> str:
