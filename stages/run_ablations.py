@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,19 +15,17 @@ from headflow.attribution.masks import unpack
 from headflow.attribution.regression import resolve_estimator
 from headflow.attribution.shapley import mask_weights
 from headflow.checks import check_intervention
-from headflow.execution.executors import Job, run_units
 from headflow.execution.executors.jobs import Count, Records, Result
 from headflow.execution.runs import blocks, run_example, run_gradients
-from headflow.execution.store import ResultStore
 from headflow.files import write_json
 from headflow.models.lvlm import open_picture
 from headflow.models.prepared import PreparedModel
 from headflow.params import Params
-from headflow.progress import progress
 from headflow.tables import GRADIENTS, MASKS, TARGETS
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subject, Subjects, fed_answer
+from stages.workers import at_work
 
 _UNIT = 1024
 """Masks of one example that a worker runs on end, at most."""
@@ -39,14 +36,8 @@ def main(params: Params, key: str) -> None:
     plan = read_plan(params, key, subjects.prepared)
     units = plan_units(len(subjects), plan)
     work = len(subjects) * (len(plan.masks) + len(plan.corners))
-    job = Job("stages.run_ablations:Ablations", {"params": params.model_dump_json(), "key": key})
-    with ResultStore(Path(params.ablation.store)) as store, progress(f"masked forwards ({key})", work, "masks") as bar:
-
-        def count(computed: int, found: int) -> None:
-            bar.advance(computed)
-            bar.skip(found)
-
-        checked, *found = run_units(job, [{"check": True}, *units], store, params.execution, count)
+    with at_work("stages.run_ablations:Ablations", params, key, "masked forwards", work, "masks") as run:
+        checked, *found = run([{"check": True}, *units])
     values: list[list[np.ndarray]] = [[] for _ in subjects.ids]
     slopes = []
     for unit, result in zip(units, found, strict=True):

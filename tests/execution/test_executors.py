@@ -76,15 +76,16 @@ def test_results_come_in_the_order_of_units_from_several_processes(store):
 
 
 def test_messages_are_plain_bytes():
-    message = {"say": "done", "n": np.arange(6, dtype=np.int16).reshape(2, 3), "bits": np.array([True, False]), "text": "ä", "nothing": None, "e": np.zeros((0, 4))}
+    numbers = {"n": np.arange(6, dtype=np.int16).reshape(2, 3), "bits": np.array([True, False]), "e": np.zeros((0, 4))}
+    message = {"say": "done", "text": "ä", "nothing": None, **numbers}
     found = unpack(pack(message))
-    assert list(found) == ["say", "text", "nothing", "n", "bits", "e"] and found["text"] == "ä" and found["nothing"] is None
-    for name in ("n", "bits", "e"):
-        assert found[name].dtype == message[name].dtype
-        np.testing.assert_array_equal(found[name], message[name])
+    assert list(found) == list(message) and found["text"] == "ä" and found["nothing"] is None
+    for name, array in numbers.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
     records = [(bytes(range(16)), np.array([1.5, np.nan], np.float32)), (bytes(16), np.zeros(0, np.float32))]
-    for (key, values), (back, numbers) in zip(records, records_of(unpack(pack(records_message(records)))), strict=True):
-        assert key == back and values.tobytes() == numbers.tobytes()
+    for (key, values), (back, kept) in zip(records, records_of(unpack(pack(records_message(records)))), strict=True):
+        assert key == back and values.tobytes() == kept.tobytes()
     with pytest.raises(TypeError, match="do not travel"):
         pack({"objects": np.array([{}], object)})
     whole = pack(message)
@@ -177,7 +178,7 @@ def test_a_driver_that_is_stopped_takes_its_workers_along_and_goes_on_where_it_s
     assert len(workers) == 2
     process.send_signal(by)
     began = time.monotonic()
-    _, errors = process.communicate(timeout=20)
+    process.communicate(timeout=20)
     assert process.returncode == (130 if by == signal.SIGINT else -by) and time.monotonic() - began < 10
     assert gone(workers)
     with ResultStore(tmp_path / "results.sqlite") as store:

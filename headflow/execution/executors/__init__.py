@@ -39,6 +39,6 @@ does: keep them closed to others.
 """
 
 from headflow.execution.executors.jobs import Job, Result, Unit, Work
-from headflow.execution.executors.open import run_units
+from headflow.execution.executors.open import run_units, workers
 
-__all__ = ["Job", "Result", "Unit", "Work", "run_units"]
+__all__ = ["Job", "Result", "Unit", "Work", "run_units", "workers"]

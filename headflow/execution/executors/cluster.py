@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -29,7 +30,8 @@ from headflow.execution.executors.worker import serve
 from headflow.params import ExecutionParams
 
 _LOOK_EVERY_S = 5.0  # for nodes that have joined
-_STOP = b""
+_CONNECT_S = 10.0
+_FIRST = b""
 
 
 class Conversation:
@@ -111,7 +113,7 @@ class Actors:
         for _ in range(min(self.wanted, most) - len(self._actors) - len(self._silent)):
             # Not restarted by Ray: the driver must know of a death, to do the unit again.
             actor = ray.remote(Conversation).options(max_restarts=0, max_task_retries=0, **self._needs).remote(self._order)
-            self._actors[actor.advance.remote(_STOP)] = actor
+            self._actors[actor.advance.remote(_FIRST)] = actor
 
     def wait(self, timeout_s: float) -> list[tuple[Hashable, bytes | Death]]:
         if not self._actors:
@@ -155,8 +157,11 @@ def start(address: str) -> None:
     Raises:
         HeadflowError: there is no cluster at the address.
     """
+    host, _, port = address.rpartition(":")
     options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
     try:
+        if host and port.isdecimal() and "/" not in host:  # Ray itself goes on trying for minutes
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options)
     except (ConnectionError, ValueError, RuntimeError, RayError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -4,7 +4,6 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Hashable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,45 +47,48 @@ class Pool(Protocol):
         """End all workers at once."""
 
 
-def drive(pool: Pool, units: Sequence[Unit], store: Records, count: Count) -> list[Result]:
-    """Results of all units, in their order.
+class Driver:
+    """Hands out units to a pool's workers.
 
     Args:
-        pool: the workers; closed at the end.
+        pool: the workers; ended by :meth:`close`.
         store: where workers' records go.
         count: told of progress.
-
-    Raises:
-        HeadflowError: a worker explains a mistake, runs other code, or dies again and again; the store cannot be written.
-        RuntimeError: a worker has met an error that nobody foresaw; the message has its traceback.
     """
-    with closing(pool):
-        return _Run(pool, units, store, count).results()
 
-
-class _Run:
-    def __init__(self, pool: Pool, units: Sequence[Unit], store: Records, count: Count) -> None:
-        self.pool, self.units, self.store, self.count = pool, units, store, count
+    def __init__(self, pool: Pool, store: Records, count: Count) -> None:
+        self.pool, self.store, self.count = pool, store, count
         self.about: dict[str, Any] = dict(versions())
-        self.waiting, self.idle = deque(range(len(units))), deque()
-        self.doing: dict[Hashable, int] = {}
-        self.deaths: Counter[int] = Counter()
-        self.found: dict[int, Result] = {}
-        self.unfinished = 0  # the first unit without a result
+        self.idle: deque[Hashable] = deque()
         self.ready, self.stillborn, self.quiet_since = set(), 0, time.monotonic()
 
-    def results(self) -> list[Result]:
-        while len(self.found) < len(self.units):
+    def run(self, units: Sequence[Unit]) -> list[Result]:
+        """Results of all units, in their order.
+
+        Raises:
+            HeadflowError: a worker explains a mistake, runs other code, or dies again and again; the store cannot be written.
+            RuntimeError: a worker has met an error that nobody foresaw; the message has its traceback.
+        """
+        self.units, self.waiting, self.unfinished = units, deque(range(len(units))), 0
+        self.doing: dict[Hashable, int] = {}
+        self.told: Counter[int] = Counter()  # progress within units that are being done
+        self.deaths: Counter[int] = Counter()
+        self.found: dict[int, Result] = {}
+        while len(self.found) < len(units):
             self.pool.keep(len(self.waiting) + len(self.doing))
+            self.hand_out()
             for worker, said in self.pool.wait(1.0):
                 self.quiet_since = time.monotonic()
                 if isinstance(said, Death):
                     self.bury(worker, said)
                 else:
                     self.hear(worker, unpack(said))
-            self.hand_out()
             self.tell_if_nothing_starts()
-        return [self.found[place] for place in range(len(self.units))]
+        return [self.found[place] for place in range(len(units))]
+
+    def close(self) -> None:
+        """End all workers at once."""
+        self.pool.close()
 
     def hear(self, worker: Hashable, said: dict[str, Any]) -> None:
         match said["say"]:
@@ -103,6 +105,7 @@ class _Run:
                 self.pool.answer(worker, pack(records_message(known.items())))
             case "put":
                 self.store.put(records_of(said))
+                self.told[self.doing[worker]] += sum(said["progress"])
                 self.count(*said["progress"])
                 self.pool.answer(worker, pack({}))
             case "done":
@@ -129,8 +132,10 @@ class _Run:
         if worker in self.doing:
             place = self.doing.pop(worker)
             self.deaths[place] += 1
+            self.count(0, -self.told.pop(place, 0))  # another worker finds it and tells it once more
             if self.deaths[place] >= ATTEMPTS:
-                raise HeadflowError(f"{ATTEMPTS} workers have died over one unit of work ({self.units[place]}), the last one {death.how}; finished work is kept")
+                what = f"{ATTEMPTS} workers have died over one unit of work ({self.units[place]})"
+                raise HeadflowError(f"{what}, the last one {death.how}; finished work is kept")
             self.waiting.appendleft(place)
         elif worker not in self.ready:
             self.stillborn += 1

@@ -1,5 +1,6 @@
 """Workers on this machine: none beside the driver itself, or one process each."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -7,20 +8,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from multiprocessing.connection import Connection, wait
 
 from headflow.execution.executors.driver import Death
-from headflow.execution.executors.jobs import Count, Job, Records, Result, Unit
+from headflow.execution.executors.jobs import Count, Job, Records, Result, Unit, Work
 from headflow.execution.executors.messages import pack
 
 _GRACE_S = 2.0
 _NEVER_INHERITED = ("PYTHONSTARTUP", "PYTHONINSPECT")
 
 
-def run_here(job: Job, units: Sequence[Unit], store: Records, count: Count) -> list[Result]:
-    """Results of all units, one after another in this process."""
-    work = job.open()
-    return [work(unit, store, count) for unit in units]
+class Here:
+    """The driver is its own worker: units are done one after another in this process."""
+
+    def __init__(self, job: Job, store: Records, count: Count) -> None:
+        self._job, self._store, self._count = job, store, count
+
+    @cached_property
+    def _work(self) -> Work:
+        return self._job.open()
+
+    def run(self, units: Sequence[Unit]) -> list[Result]:
+        return [self._work(unit, self._store, self._count) for unit in units]
 
 
 class Processes:
@@ -91,10 +101,8 @@ class Processes:
 
 
 def _send(connection: Connection, message: bytes) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it has just died, which `wait` will tell
         connection.send_bytes(message)
-    except OSError:  # it has just died, which `wait` will tell
-        pass
 
 
 def _ended(process: subprocess.Popen, connection: Connection) -> str:

@@ -1,18 +1,23 @@
 """From params to results: which executor, how many workers, and what each one has."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 from headflow.errors import HeadflowError
-from headflow.execution.executors.driver import drive
+from headflow.execution.executors.driver import Driver
 from headflow.execution.executors.jobs import Count, Job, Records, Result, Unit
-from headflow.execution.executors.local import Processes, run_here
+from headflow.execution.executors.local import Here, Processes
 from headflow.params import ExecutionParams
 
 
-def run_units(job: Job, units: Sequence[Unit], store: Records, settings: ExecutionParams, count: Count = lambda computed, found: None) -> list[Result]:
-    """Results of ``units``, in their order, wherever they are computed.
+def _uncounted(computed: int, found: int) -> None:
+    pass
+
+
+@contextmanager
+def workers(job: Job, store: Records, settings: ExecutionParams, count: Count = _uncounted) -> Iterator[Callable[[Sequence[Unit]], list[Result]]]:
+    """A function that gives the results of units, in their order, wherever they are computed; called again, it finds the same workers.
 
     Args:
         job: what is done with each unit.
@@ -23,19 +28,26 @@ def run_units(job: Job, units: Sequence[Unit], store: Records, settings: Executi
     Raises:
         HeadflowError: a unit's mistake that a worker explains; workers that die again and again; Ray is missing or cannot be reached.
     """
-    if not units:
-        return []
     if settings.executor == "ray":
         from headflow.execution.executors.cluster import Actors
 
-        return drive(Actors(job, settings), units, store, count)
-    workers, devices = local_workers(settings)
-    workers = min(workers, len(units))
-    threads = settings.threads if settings.threads != "auto" else max(1, _threads() // workers)
-    if workers == 1 and settings.workers in ("auto", 1):
-        with _threads_of(threads):
-            return run_here(job, units, store, count)
-    return drive(Processes(job, workers, threads, devices), units, store, count)
+        pool = Actors(job, settings)
+    else:
+        number, devices = local_workers(settings)
+        threads = settings.threads if settings.threads != "auto" else max(1, _threads() // number)
+        if number == 1:
+            with _threads_of(threads):
+                yield Here(job, store, count).run
+            return
+        pool = Processes(job, number, threads, devices)
+    with closing(Driver(pool, store, count)) as driver:
+        yield driver.run
+
+
+def run_units(job: Job, units: Sequence[Unit], store: Records, settings: ExecutionParams, count: Count = _uncounted) -> list[Result]:
+    """Results of ``units``, in their order; see :func:`workers`."""
+    with workers(job, store, settings, count) as run:
+        return run(units)
 
 
 def local_workers(settings: ExecutionParams) -> tuple[int, list[str]]:
