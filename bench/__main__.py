@@ -1,4 +1,4 @@
-"""Measure headflow on this machine: ``python -m bench [speed|masks|estimators|tokens|memory|keep|decode|gpu] [--embedded PATH] [--tiny]``.
+"""Measure headflow on this machine: ``python -m bench [speed|masks|estimators|tokens|memory|keep|decode|scaling|gpu] [--embedded PATH] [--tiny]``.
 
 Figures are ratios taken side by side in one run. Prints plain tables and writes bench/results/latest.json. ``gpu`` measures the
 exact shapes of LLaVA-1.5-7B and Qwen2.5-VL-7B with random weights, and takes ``--model``, ``--device`` and ``--profile``.
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from bench import decode, estimators, gpu, keep, masks, memory, speed, tokens
+from bench import decode, estimators, gpu, keep, masks, memory, scaling, speed, tokens
 from bench.shapes import SHAPES
 from headflow.errors import HeadflowError
 from headflow.files import read_json, write_json
 
 PARTS = {
     "speed": speed.run, "masks": masks.run, "estimators": estimators.run, "tokens": tokens.run, "memory": memory.run, "keep": keep.run, "decode": decode.run,
-    "gpu": gpu.run,
+    "scaling": scaling.run, "gpu": gpu.run,
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

@@ -88,7 +88,7 @@ def main(params: Params, key: str) -> None:
     gaps: list[tuple[str, str | None, str]] = []
     units = [{"baseline": kind, "example": place} for kind in settings.kinds for place in places]
     with at_work("stages.compare_baselines:Baselines", params, key, "compare baselines", len(units) * masks.work, "masks") as run:
-        results = run(units)
+        results = list(run(units))
     for unit, one in zip(units, results, strict=True):
         kind, name = unit["baseline"], subjects.ids[unit["example"]]
         if "gap" not in one:

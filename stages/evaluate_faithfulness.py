@@ -36,7 +36,7 @@ def main(params: Params, key: str) -> None:
     work = len(ids) * (2 if own_runs else 1)
     with at_work("stages.evaluate_faithfulness:Faithfulness", params, key, "faithfulness", work, "examples") as run:
         if own_runs:
-            found = run([{"example": number} for number in range(len(ids))])
+            found = list(run([{"example": number} for number in range(len(ids))]))
             scores |= {name: np.stack([one[name] for one in found]) for name in own_runs}
         if "random" in settings.rankings:
             scores["random"] = np.stack([rankings.random_scores(layers, heads, seed=settings.seed, example=name) for name in ids])
@@ -47,7 +47,7 @@ def main(params: Params, key: str) -> None:
         orders |= {(name, "shared"): np.broadcast_to(rankings.places(grid), scores[name].shape) for name, grid in shared.items()}
         orders |= {("random", "shared"): orders["random", "own"]} if "random" in scores else {}
         each = [np.stack([order[number] for order in orders.values()]) for number in range(len(ids))]
-        measured = run([{"example": number, "orders": each[number].tolist()} for number in range(len(ids))])
+        measured = list(run([{"example": number, "orders": each[number].tolist()} for number in range(len(ids))]))
     runs, results = 0, []
     for number, one in enumerate(measured):
         wanted, targets = faithfulness.plan(each[number], ks), one["targets"].astype(float)

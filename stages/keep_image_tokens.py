@@ -27,7 +27,7 @@ def main(params: Params, key: str) -> None:
     rows = subjects.rows.head(settings.examples)
     chosen = Selections(params, key, subjects)
     with at_work("stages.keep_image_tokens:KeptRuns", params, key, "keep image tokens", len(rows), "examples") as run:
-        results = run([{"example": place} for place in range(len(rows))])
+        results = list(run([{"example": place} for place in range(len(rows))]))
     frames = []
     for place, one in enumerate(results):
         plan = chosen.plan(place, one["places"], {"attention": one.get("attention")})

@@ -35,7 +35,7 @@ def main(params: Params, key: str) -> None:
     effects |= {name: {(0, layers): np.full(len(subjects), np.nan)} for name in (PICTURE, ALL)}
     rows, intact = [], []
     with at_work("stages.trace_flow:FlowRuns", params, key, "order of flow", plan.forwards, "masks") as run:
-        measured = run([{"example": place} for place in range(len(subjects))])
+        measured = list(run([{"example": place} for place in range(len(subjects))]))
     for place, (name, (closed, _), one) in enumerate(zip(subjects.ids, plan.masks, measured, strict=True)):
         targets = one["targets"].astype(float)
         intact.append(targets[0])

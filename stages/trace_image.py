@@ -50,7 +50,7 @@ def main(params: Params, key: str) -> None:
     # What the search leaves over may be a few masks more or less.
     work = len(subjects) * (2 + settings.count + settings.held_out + settings.corners) * (1 if chosen is None else 2)
     with at_work("stages.trace_image:ImageRuns", params, key, "image tokens", work, "masks") as run:
-        results = run([{"example": place} for place in range(len(subjects))])
+        results = list(run([{"example": place} for place in range(len(subjects))]))
     found, unplaced = [], {one["unplaced"] for one in results} - {""}
     for name, picture, one in zip(subjects.ids, numbers, results, strict=True):
         traced, top = as_traced(one, "all"), None if chosen is None else as_traced(one, "top")

@@ -33,7 +33,7 @@ def main(params: Params, key: str) -> None:
     bands, chosen, tokens, roles, plans = plan.bands, plan.chosen, plan.tokens, plan.roles, plan.plans
     work = len(tracing.HEADS) * sum(len(one.masks) + len(one.corners) for one in plans)
     with at_work("stages.trace_text:TextRuns", params, key, "text tokens", work, "masks") as run:
-        measured = run([{"example": place} for place in range(len(subjects))])
+        measured = list(run([{"example": place} for place in range(len(subjects))]))
     targets = {heads: [one[f"targets {heads}"] for one in measured] for heads in tracing.HEADS}
     slopes = {heads: [one.get(f"gradients {heads}") for one in measured] for heads in tracing.HEADS}
 

@@ -11,8 +11,8 @@ from headflow.progress import progress
 
 
 @contextmanager
-def at_work(function: str, params: Params, key: str, title: str, total: int, unit: str) -> Iterator[Callable[[Sequence[Unit]], list[Result]]]:
-    """A function that gives the results of units of work, in their order; progress is shown while it runs.
+def at_work(function: str, params: Params, key: str, title: str, total: int, unit: str) -> Iterator[Callable[[Sequence[Unit]], Iterator[Result]]]:
+    """A function that gives the results of units of work, in their order, while the block lasts; progress is shown.
 
     Args:
         function: ``module:name`` of what a worker opens with the params, as JSON text, and ``key``.

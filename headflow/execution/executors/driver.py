@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,8 +62,8 @@ class Driver:
         self.idle: deque[Hashable] = deque()
         self.ready, self.stillborn, self.quiet_since = set(), 0, time.monotonic()
 
-    def run(self, units: Sequence[Unit]) -> list[Result]:
-        """Results of all units, in their order.
+    def run(self, units: Sequence[Unit]) -> Iterator[Result]:
+        """Results of all units, in their order, each as soon as those before it are there.
 
         Raises:
             HeadflowError: a worker explains a mistake, runs other code, or dies again and again; the store cannot be written.
@@ -74,7 +74,7 @@ class Driver:
         self.told: Counter[int] = Counter()  # progress within units that are being done
         self.deaths: Counter[int] = Counter()
         self.found: dict[int, Result] = {}
-        while len(self.found) < len(units):
+        while self.unfinished < len(units):
             self.pool.keep(len(self.waiting) + len(self.doing))
             self.hand_out()
             for worker, said in self.pool.wait(1.0):
@@ -83,8 +83,11 @@ class Driver:
                     self.bury(worker, said)
                 else:
                     self.hear(worker, unpack(said))
+            self.hand_out()  # before the results so far are taken, which may be long work
             self.tell_if_nothing_starts()
-        return [self.found[place] for place in range(len(units))]
+            while self.unfinished in self.found:
+                self.unfinished += 1
+                yield self.found.pop(self.unfinished - 1)
 
     def close(self) -> None:
         """End all workers at once."""
@@ -144,8 +147,6 @@ class Driver:
         print(f"a worker has died ({death.how}); its work is done again by another", file=sys.stderr, flush=True)
 
     def hand_out(self) -> None:
-        while self.unfinished in self.found:
-            self.unfinished += 1
         limit = self.unfinished + _AHEAD * max(1, self.pool.wanted)
         while self.idle and self.waiting and self.waiting[0] < limit:
             worker, place = self.idle.popleft(), self.waiting.popleft()

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 
@@ -29,8 +29,8 @@ class Here:
     def _work(self) -> Work:
         return self._job.open()
 
-    def run(self, units: Sequence[Unit]) -> list[Result]:
-        return [self._work(unit, self._store, self._count) for unit in units]
+    def run(self, units: Sequence[Unit]) -> Iterator[Result]:
+        return (self._work(unit, self._store, self._count) for unit in units)
 
 
 class Processes:

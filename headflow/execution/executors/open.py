@@ -16,8 +16,10 @@ def _uncounted(computed: int, found: int) -> None:
 
 
 @contextmanager
-def workers(job: Job, store: Records, settings: ExecutionParams, count: Count = _uncounted) -> Iterator[Callable[[Sequence[Unit]], list[Result]]]:
+def workers(job: Job, store: Records, settings: ExecutionParams, count: Count = _uncounted) -> Iterator[Callable[[Sequence[Unit]], Iterator[Result]]]:
     """A function that gives the results of units, in their order, wherever they are computed; called again, it finds the same workers.
+
+    Results are computed while they are taken: take all of them before the block ends.
 
     Args:
         job: what is done with each unit.
@@ -47,7 +49,7 @@ def workers(job: Job, store: Records, settings: ExecutionParams, count: Count = 
 def run_units(job: Job, units: Sequence[Unit], store: Records, settings: ExecutionParams, count: Count = _uncounted) -> list[Result]:
     """Results of ``units``, in their order; see :func:`workers`."""
     with workers(job, store, settings, count) as run:
-        return run(units)
+        return list(run(units))
 
 
 def local_workers(settings: ExecutionParams) -> tuple[int, list[str]]:
