@@ -68,5 +68,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HeadflowError(f"{path}: missing; run `dvc repro` to make it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HeadflowError(f"{path}: not readable as JSON ({error}); delete it and run `dvc repro` again") from error

@@ -484,7 +484,7 @@ _SECRET = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]+-){0,3}[A-Za-z0-9_]{24,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[A-Za-z0-9_-]{16,}"
     r"|AKIA[A-Z0-9]{12,}|AIza[A-Za-z0-9_-]{30,}|xox[abprs]-[A-Za-z0-9-]{10,})|://[^/\s:@]*:[^/\s@]+@"
 )
-_SECRET_NAME = re.compile(r"(^|[_-])(token|password|passwd|secret|api[_-]?key|credentials?)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(^|[._-])(token|password|passwd|secret|api[_-]?key|credentials?)$", re.IGNORECASE)
 
 
 def _secret(content: Any, place: str = "") -> str:

@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCANNED = ("headflow", "stages", "bench")
 
-MODULES = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "marshal", "shelve", "pickletools", "jsonpickle", "multiprocessing", "code", "codeop"}
+MODULES = {
+    "pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "marshal", "shelve", "pickletools", "jsonpickle", "multiprocessing", "code", "codeop",
+}  # fmt: skip
 """Not to be imported; multiprocessing sends what it is given as pickle."""
 
 ALLOWED: dict[str, set[str]] = {
@@ -26,6 +28,15 @@ BUILTINS = {"eval", "exec", "compile", "__import__"}
 KEYWORDS = {("shell", True), ("allow_pickle", True), ("weights_only", False), ("trust_remote_code", True), ("autoescape", False), ("verify", False)}
 
 
+def dotted(node: ast.expr) -> str:
+    """``a.b.c`` of a name with attributes; empty for what is called otherwise."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id if isinstance(node, ast.Name) else "", *reversed(parts)])
+
+
 def faults(source: str, where: str = "") -> list[str]:
     """What a file does that none should, with its lines."""
     found = []
@@ -38,7 +49,7 @@ def faults(source: str, where: str = "") -> list[str]:
                 if name.split(".")[0] in MODULES - ALLOWED.get(where, set()):
                     found.append(f"line {node.lineno}: imports {name}")
         elif isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
+            called = dotted(node.func)
             if "multiprocessing.connection" in source and where not in ALLOWED and called.split(".")[-1] in ("send", "recv", "Client", "Listener"):
                 found.append(f"line {node.lineno}: {called} sends pickle")
             if called in CALLS or (isinstance(node.func, ast.Name) and called in BUILTINS):
@@ -72,7 +83,11 @@ def test_the_scan_sees_it(source):
 
 
 def test_the_scan_lets_the_rest_pass():
-    assert faults("from multiprocessing.connection import wait\nc.send_bytes(b)\nmodel.eval()\nre.compile(x)\nyaml.safe_load(t)\nsubprocess.run(['git'])\nload_file(p)\nf(trust_remote_code=flag)") == []
+    lines = (
+        "from multiprocessing.connection import wait", "c.send_bytes(b)", "model.eval()", "re.compile(x)", "yaml.safe_load(t)", "subprocess.run(['git'])",
+        "load_file(p)", "f(trust_remote_code=flag)",
+    )  # fmt: skip
+    assert faults("\n".join(lines)) == []
 
 
 def test_templates_escape_or_are_trusted():
