@@ -1,5 +1,7 @@
 """Executors: the same table byte for byte wherever it is made, and whatever happens to drivers and workers on the way."""
 
+import ast
+import itertools
 import json
 import os
 import resource
@@ -223,3 +225,19 @@ def test_damaged_records_are_found_out_and_made_again(store):
     counted = []
     after = table(run(store, TWO, count=lambda computed, found: counted.append(computed)))
     assert after.tobytes() == before.tobytes() and sum(counted) == 5 * LENGTH
+
+
+def test_a_clock_that_jumps_changes_nothing(store, monkeypatch):
+    """A day back, a day on: what the driver waits for and when it saves goes by the monotonic clock."""
+    jumps, real, asked = itertools.cycle((-86_400.0, 86_400.0, 0.0)), time.time, []
+    monkeypatch.setattr(time, "time", lambda: asked.append(1) or real() + next(jumps))
+    time.time()
+    assert table(run(store, pause_s=0.01)).tobytes() == expected(UNITS).tobytes()
+    monkeypatch.undo()
+    used = [
+        f"{file.name}: {node.attr}"
+        for file in (ROOT / "headflow" / "execution").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("time", "now", "today", "utcnow", "time_ns")
+    ]
+    assert not used
