@@ -33,9 +33,9 @@ and any history of kills. A worker whose engine or torch differs from the driver
 
 **What is sent.** Messages are bytes of our own making (:mod:`~headflow.execution.executors.messages`): JSON, and numpy arrays of numbers as they
 lie in memory. Worker processes on this machine are started by name (``python -m``) and read them from a socket: no pickle at all. Ray itself uses
-cloudpickle for the reference to the actor class (by name, as it can be imported), for the argument list of each call, here one ``bytes`` and two numbers, and
-for exceptions that an actor raises; ours never raise, they answer. Whoever can reach a Ray cluster's ports can run code on it, whatever headflow
-does: keep them closed to others.
+cloudpickle for the reference to the actor class (by name, as it can be imported), for the argument list of each call, here one ``bytes``, and
+for exceptions that an actor raises; ours never raise, they answer. Whoever is let into a Ray cluster can run code on it, whatever headflow
+does, and Ray listens on all of a machine's addresses: leave its token on, and close its ports to others.
 """
 
 from headflow.execution.executors.jobs import Job, Result, Unit, Work

@@ -152,13 +152,15 @@ class Actors:
 
 
 def start(address: str) -> None:
-    """Join the cluster at ``address``, or start one on this machine alone (``local``), without a dashboard: nothing listens beyond this machine.
+    """Join the cluster at ``address``, or start one for this run alone (``local``), without a dashboard.
+
+    Ray's own services listen on all of a machine's addresses, also in a cluster of one machine; its token (``RAY_AUTH_MODE``) keeps strangers out.
 
     Raises:
         HeadflowError: there is no cluster at the address.
     """
     host, _, port = address.rpartition(":")
-    options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         if host and port.isdecimal() and "/" not in host:  # Ray itself goes on trying for minutes
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
