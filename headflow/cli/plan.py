@@ -64,9 +64,9 @@ def plan(params: Params, key: str, device_map: str | None = None) -> tuple[Cost,
     Raises:
         HeadflowError: see :func:`headflow.cli.cost.calibrate`; or the store cannot be read.
     """
-    cost, outline = calibrate(params, key, device_map)
-    listed = Listed(params, key, outline, device_map and device_map.partition(":")[0])
-    with StoreView(Path(params.ablation.store)) as store:
+    with StoreView(Path(params.ablation.store)) as store:  # first, as it is soon told if it cannot be read
+        cost, outline = calibrate(params, key, device_map)
+        listed = Listed(params, key, outline, device_map and device_map.partition(":")[0])
         return cost, list(list_work(listed, store)), listed.reason
 
 

@@ -44,12 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
         params.model(key)
     path = arguments.store or Path(params.ablation.store)
     open_in = writers(path)  # before this process opens it
-    journals = read_journals(path)
     keys = list(dict.fromkeys(arguments.models or params.models))
     project(arguments.params.absolute().parent)
     with StoreView(path) as store:
-        facts = {"store": str(path), "exists": path.exists(), "records": len(store), "bytes": store.size, "written": store.written, "open_in": open_in}
         works = {key: units(params, key, store, arguments.device) for key in keys}
+        # After what takes long, so that all that is told is of one moment.
+        facts = {"store": str(path), "exists": path.exists(), "records": len(store), "bytes": store.size, "written": store.written, "open_in": open_in}
+    journals = read_journals(path)
     if arguments.json:
         running = [asdict(known) | {"alive": alive, "left_s": known.left_s if alive else None} for known, alive in journals]
         counted = {

@@ -102,8 +102,8 @@ class StoreView:
 def writers(path: Path) -> list[int]:
     """One of the processes of this machine, other than this one, that have the store open, if there are any.
 
-    SQLite keeps a lock for each on the index of its log. To be asked before this process opens the store itself: closing a file lets go of all locks that a process has on it. Where the system knows
-    no such locks, and for processes of other machines, nothing is found.
+    SQLite keeps a lock for each on the index of its log. To be asked before this process opens the store itself: closing a file lets go of all locks
+    that a process has on it. Where the system knows no such locks, and for processes of other machines, nothing is found.
     """
     if sys.platform != "linux":
         return []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from headflow.cli import cost, main
+from headflow.cli import cost, main, plan
 from headflow.cli.cost import count_flops
 from headflow.cli.plan import disk
 from headflow.cli.stage_work import list_work
@@ -107,9 +107,20 @@ def folder(finished: tuple[Path, Seen], tmp_path: Path, monkeypatch: pytest.Monk
     return tmp_path / "project"
 
 
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[cost.Cost, Outline]:
+    """What a calibration says before anything is prepared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("empty"))
+        patch.setattr("headflow.diagnosis._TIMED_S", 0.05)
+        return cost.calibrate(params(), "small")
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headflow.diagnosis._TIMED_S", 0.05)
+def quick(calibrated: tuple[cost.Cost, Outline], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One calibration for all tests; of what cannot be calibrated it is still tried."""
+    calibrate = cost.calibrate
+    monkeypatch.setattr(plan, "calibrate", lambda params, key, device: calibrated if key == "small" else calibrate(params, key, device))
 
 
 @pytest.mark.parametrize("stage", [name(stage) for stage in KEYED])
@@ -123,10 +134,9 @@ def test_units_are_those_that_the_stage_then_asks_for(finished, stage):
         assert work.records >= asked and work.most
 
 
-def test_before_anything_is_run_as_many_units_are_counted_as_there_will_be(finished, tmp_path, monkeypatch, quick):
+def test_before_anything_is_run_as_many_units_are_counted_as_there_will_be(finished, tmp_path, monkeypatch, calibrated):
     monkeypatch.chdir(tmp_path)
-    _, outline = cost.calibrate(params(), "small")
-    works = counted(outline=outline)
+    works = counted(outline=calibrated[1])
     assert not any(work.known for work in works.values())
     for stage in EXACT - {"evaluate_faithfulness", "compare_baselines"}:
         assert works[stage].records == len(finished[1].units[stage]), stage
@@ -229,9 +239,15 @@ def shown(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal"))}
+
+
 def test_the_command(folder, capsys, quick):
+    before = contents(folder)
     assert main.main(["plan"]) == 0
     text = capsys.readouterr().out
+    assert contents(folder) == before, "nothing is written"
     rows = shown(text)
     assert rows["run_ablations"][0] == rows["run_ablations"][1] and rows["extract_features"][1] == "done"
     assert text.startswith("small: planted on cpu, ") and "FLOP each)" in text and "of it left" in text
@@ -267,16 +283,6 @@ def test_what_cannot_be_planned_is_told_in_one_line(break_it: Callable[[Path], o
 def test_a_wrong_key(folder, capsys):
     assert main.main(["plan", "smal"]) == 1
     assert "did you mean 'small'?" in capsys.readouterr().err
-
-
-def test_nothing_is_written(folder, capsys, quick):
-    def content() -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal"))}
-
-    before = content()
-    assert main.main(["plan"]) == 0
-    assert content() == before
-    capsys.readouterr()
 
 
 def test_a_store_that_may_only_be_read(finished, tmp_path):
