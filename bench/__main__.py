@@ -1,4 +1,6 @@
-"""Measure headflow on this machine: ``python -m bench [speed|masks|estimators|tokens|memory|keep|compress|decode|sharing|gpu] [--embedded PATH] [--tiny]``.
+"""Measure headflow on this machine: ``python -m bench [PART] [--embedded PATH] [--tiny]``.
+
+PARTs: speed, masks, estimators, tokens, memory, keep, compress, decode, sharing, scaling, gpu.
 
 Figures are ratios taken side by side in one run. Prints plain tables and writes bench/results/latest.json. ``gpu`` measures the
 exact shapes of LLaVA-1.5-7B and Qwen2.5-VL-7B with random weights, and takes ``--model``, ``--device`` and ``--profile``.
@@ -13,14 +15,15 @@ from pathlib import Path
 
 import torch
 
-from bench import compress, decode, estimators, gpu, keep, masks, memory, sharing, speed, tokens
+from bench import compress, decode, estimators, gpu, keep, masks, memory, scaling, sharing, speed, tokens
 from bench.shapes import SHAPES
 from headflow.errors import HeadflowError
 from headflow.files import read_json, write_json
 
 PARTS = {
     "speed": speed.run, "masks": masks.run, "estimators": estimators.run, "tokens": tokens.run, "memory": memory.run,
-    "keep": keep.run, "compress": compress.run, "decode": decode.run, "sharing": sharing.run, "gpu": gpu.run,
+    "keep": keep.run, "compress": compress.run, "decode": decode.run, "sharing": sharing.run,
+    "scaling": scaling.run, "gpu": gpu.run,
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

@@ -64,8 +64,13 @@ def stream_masks(
     target: Target | Kind | None = None,
     components: Components | None = None,
     batch_size: BatchSize = "auto",
+    edges: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, int, Float[np.ndarray, " batch"]]]:
-    """:func:`run_masks`, batch by batch: yields (start, stop, targets) in order as they are done."""
+    """:func:`run_masks`, batch by batch: yields (start, stop, targets) in order as they are done.
+
+    Args:
+        edges: where parts of the masks end; what a part gives does not depend on the others, see :func:`headflow.batching.run_in_batches`.
+    """
     lvlm = capture.lvlm
     masks, components = _fitting(capture, masks, components)
     baseline = _baseline(capture, baseline)
@@ -80,7 +85,7 @@ def stream_masks(
 
     batch = batch_of(capture, batch_size)
     with prepared(capture):
-        for start, stop, values in run_in_batches(work, len(masks), batch, capture):
+        for start, stop, values in run_in_batches(work, len(masks), batch, capture, edges):
             yield start, stop, values.numpy()
 
 

@@ -1,6 +1,7 @@
 """How many masked forwards run at once, and on how many threads; none of it changes a result beyond rounding."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal, TypeVar
@@ -50,8 +51,14 @@ def batch_of(capture: Capture, batch_size: int | Literal["auto"]) -> int:
     return batch_size
 
 
-def run_in_batches(work: Callable[[int, int], T], total: int, batch: int, capture: Capture) -> Iterator[tuple[int, int, T]]:
+def run_in_batches(
+    work: Callable[[int, int], T], total: int, batch: int, capture: Capture, edges: Sequence[int] | None = None
+) -> Iterator[tuple[int, int, T]]:
     """``work(start, stop)`` over ``total`` masks; yields (start, stop, result) in order.
+
+    Args:
+        edges: where parts of the work end, ``total`` the last. No batch reaches from one part into the next, and on a CPU each batch has one thread: a
+            part's numbers then are the same to the last bit whatever other parts there are, and however many threads. None = all is one part.
 
     On a CPU, batches run side by side, one thread each: the small products of a suffix pass gain far more from that
     than from splitting each of them. Where memory runs out the batch is halved and the run goes on.
@@ -59,17 +66,22 @@ def run_in_batches(work: Callable[[int, int], T], total: int, batch: int, captur
     Raises:
         HeadflowError: one mask alone does not fit into memory.
     """
-    spans = [(start, min(start + batch, total)) for start in range(0, total, batch)]
-    workers = min(torch.get_num_threads(), len(spans)) if capture.lvlm.device.type == "cpu" and not capture.lvlm.spread else 1
-    if workers <= 1:
-        start, fits = 0, batch
-        while start < total:  # what has run out of memory once is not tried again
-            stop = min(start + fits, total)
-            result, fits = _halving(work, start, stop, fits)
-            yield start, stop, result
-            start = stop
+    side_by_side = capture.lvlm.device.type == "cpu" and not capture.lvlm.spread
+    if edges is None:
+        spans = [(start, min(start + batch, total)) for start in range(0, total, batch)]
+    else:
+        spans = [span for start, stop in itertools.pairwise([0, *edges]) for span in _evenly(start, stop, batch)]
+    workers = min(torch.get_num_threads(), len(spans)) if side_by_side else 1
+    if not side_by_side or (workers <= 1 and edges is None):
+        fits = batch
+        for start, end in [(0, total)] if edges is None else spans:
+            while start < end:  # what has run out of memory once is not tried again
+                stop = min(start + fits, end)
+                result, fits = _halving(work, start, stop, fits)
+                yield start, stop, result
+                start = stop
         return
-    with _threads_shared(workers) as pool:
+    with _threads_shared(workers, one_each=edges is not None) as pool:
         # A few batches ahead, no more: finished results wait in memory.
         waiting = {}
         ahead = 0
@@ -78,6 +90,14 @@ def run_in_batches(work: Callable[[int, int], T], total: int, batch: int, captur
                 waiting[ahead] = pool.submit(_halving, work, *spans[ahead], batch)
                 ahead += 1
             yield start, stop, waiting.pop(index).result()[0]
+
+
+def _evenly(start: int, stop: int, batch: int) -> Iterator[tuple[int, int]]:
+    """Cut a part into as few batches as it takes, of one even size (the last one may be shorter)."""
+    count = -(-(stop - start) // batch)
+    size = min(batch, -(-(stop - start) // max(count, 1) // 2) * 2) if batch > 1 else 1
+    for at in range(start, stop, max(size, 1)):
+        yield at, min(at + size, stop)
 
 
 def _halving(work: Callable[[int, int], T], start: int, stop: int, fits: int) -> tuple[T, int]:
@@ -100,10 +120,10 @@ def _halving(work: Callable[[int, int], T], start: int, stop: int, fits: int) ->
 
 
 @contextmanager
-def _threads_shared(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose workers share out torch's threads; the caller's own setting is restored."""
+def _threads_shared(workers: int, *, one_each: bool = False) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose workers share out torch's threads, or have one each; the caller's own setting is restored."""
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, before // workers),))
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1 if one_each else max(1, before // workers),))
     try:
         yield pool
     finally:

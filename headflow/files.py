@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 from polars.exceptions import PolarsError
 from safetensors import SafetensorError
 
@@ -41,9 +43,19 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+_FORMULA = r"^[\s\x00]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+"""What a spreadsheet takes for the beginning of a formula (OWASP, *CSV Injection*), blanks before it included."""
+
+
 def write_csv(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table for `dvc plots`; numbers with six digits, as a plot needs no more."""
-    write_atomically(path, lambda temporary: frame.write_csv(temporary, float_precision=6))
+    """Write a table for `dvc plots`; numbers with six digits, as a plot needs no more.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe in front, in cells and in the header; numbers stay numbers.
+    """
+    texts = [frame[name].cast(pl.String) for name in frame.select(cs.string() | cs.categorical() | cs.enum()).columns]
+    safe = frame.with_columns(pl.when(text.str.contains(_FORMULA)).then("'" + text).otherwise(text).alias(text.name) for text in texts)
+    safe = safe.rename({name: f"'{name}" for name in safe.columns if re.match(_FORMULA, name)})
+    write_atomically(path, lambda temporary: safe.write_csv(temporary, float_precision=6))
 
 
 def read_json(path: Path) -> Any:
@@ -56,5 +68,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HeadflowError(f"{path}: missing; run `dvc repro` to make it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HeadflowError(f"{path}: not readable as JSON ({error}); delete it and run `dvc repro` again") from error

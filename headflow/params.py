@@ -1,7 +1,9 @@
 """params.yaml: its schema, checked whole at the door of every stage, with errors that name the key."""
 
 import difflib
+import os
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -21,6 +23,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 EMBEDDED = "embedded"
 PLANTED = "planted"
 Judge = Literal["match", "llm", "local"]
+STORE = "HEADFLOW_STORE"
+"""Environment variable: the result store of this machine; goes before ``ablation.store``, so that no machine's paths get into the params."""
 Circuit = Literal["additive", "redundant", "joint", "chain", "decoy", "cancelled", "category"]
 
 
@@ -186,13 +190,31 @@ class AblationParams(Group):
     """How the masked runs are done (stage run_ablations); none of it changes a result."""
 
     batch_size: int | Literal["auto"] = Field("auto", description="masked forwards at once; auto goes by the sizes of model and memory")
-    store: str = Field(".headflow/results.sqlite", min_length=1, description="where finished work is kept between runs")
+    store: str = Field(
+        ".headflow/results.sqlite", min_length=1, description="where finished work is kept between runs; the environment variable HEADFLOW_STORE goes before it"
+    )
 
     @model_validator(mode="after")
     def _positive_batch(self) -> "AblationParams":
         if self.batch_size != "auto" and self.batch_size < 1:
             raise ValueError("batch_size must be 'auto' or at least 1")
         return self
+
+
+class ExecutionParams(Group):
+    """Where masked runs are done (all stages that run the model); none of it changes a result beyond rounding."""
+
+    executor: Literal["local", "ray"] = Field("local", description="local: this machine; ray: a Ray cluster (needs the extra headflow[ray])")
+    workers: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+        "auto", description="processes that load the model, each once; auto: one for every GPU, one where there is none; on Ray as many as fit"
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto", description="CPU threads of each worker; auto: an equal share of the machine's, one on Ray; the same number gives the same results, byte for byte"
+    )
+    gpus_per_worker: int = Field(1, ge=1, le=64, description="GPUs that one worker's model is spread over, where there are any")
+    address: str | None = Field(
+        None, min_length=1, description="Ray cluster to join: host:port, or auto for the one on this machine; null: RAY_ADDRESS, else a cluster of its own"
+    )
 
 
 class FitParams(Group):
@@ -593,6 +615,7 @@ class Params(Group):
     features: FeaturesParams = Field(default_factory=FeaturesParams)
     masks: MasksParams = Field(default_factory=MasksParams)
     ablation: AblationParams = Field(default_factory=AblationParams)
+    execution: ExecutionParams = Field(default_factory=ExecutionParams)
     fit: FitParams = Field(default_factory=FitParams)
     clusters: ClustersParams = Field(default_factory=ClustersParams)
     interactions: InteractionsParams = Field(default_factory=InteractionsParams)
@@ -627,9 +650,13 @@ class Params(Group):
             raise HeadflowError(f"models.{key}: no such model; params.yaml has {', '.join(self.models)}{_nearest(key, self.models)}")
         return self.models[key]
 
+    def with_store(self, store: str) -> "Params":
+        """The same params with the result store elsewhere."""
+        return self.model_copy(update={"ablation": self.ablation.model_copy(update={"store": store})})
+
 
 def read_params(path: Path) -> Params:
-    """Read and check a params file.
+    """Read and check a params file; the environment variable ``HEADFLOW_STORE``, if set, goes before ``ablation.store``.
 
     Raises:
         HeadflowError: one line that names the file, the key, its value, what is allowed and the nearest valid key.
@@ -638,14 +665,47 @@ def read_params(path: Path) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HeadflowError(f"{path}: missing; run from the project's folder") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise HeadflowError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    except Exception as error:  # a date in a 13th month, for one, is a plain ValueError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise HeadflowError(f"{path}: not readable as YAML ({_SECRET.sub('…', reason)})") from None
     if not isinstance(content, dict):
-        raise HeadflowError(f"{path}: expected groups of params such as `masks:`, found {content!r}")
+        found = _short(_SECRET.sub("…", content) if isinstance(content, str) else content)
+        raise HeadflowError(f"{path}: expected groups of params such as `masks:`, found {found}")
+    if found := _secret(content):
+        raise HeadflowError(f"{path}: {found} looks like a password or an access token; params are kept in git and in reports: take it out, withdraw it, and "
+                            "give it by an environment variable (HF_TOKEN for the Hugging Face hub)")  # fmt: skip
     try:
-        return Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         raise HeadflowError(f"{path}: " + "; ".join(_explain(e) for e in error.errors())) from None
+    return params.with_store(os.environ.get(STORE) or params.ablation.store)
+
+
+# Tokens of the Hugging Face hub, OpenAI and its kin, GitHub, GitLab, AWS, Google, Slack; and a password within an address.
+_SECRET = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]+-){0,3}[A-Za-z0-9_]{24,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[A-Za-z0-9_-]{16,}"
+    r"|AKIA[A-Z0-9]{12,}|AIza[A-Za-z0-9_-]{30,}|xox[abprs]-[A-Za-z0-9-]{10,})|://[^/\s:@]*:[^/\s@]+@"
+)
+_SECRET_NAME = re.compile(r"(^|[._-])(token|password|passwd|secret|api[_-]?key|credentials?)$", re.IGNORECASE)
+
+
+def _secret(content: Any, place: str = "") -> str:
+    """The key of a value that looks like a secret; empty if there is none. The value itself is never shown."""
+    stack: list[tuple[str, Any]] = [(place, content)]
+    seen: set[int] = set()  # YAML's anchors can make circles
+    while stack:
+        place, value = stack.pop()
+        if isinstance(value, dict | list):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            stack += [(f"{place}.{_SECRET.sub('…', str(key))}".lstrip("."), part) for key, part in pairs]
+            if isinstance(value, dict) and any(isinstance(key, str) and _SECRET.search(key) for key in value):
+                return f"a key of {place or 'the file'}"
+        elif isinstance(value, str) and (_SECRET.search(value) or (value and _SECRET_NAME.search(place))):
+            return place or "its content"
+    return ""
 
 
 def _explain(error: Any) -> str:
@@ -673,8 +733,16 @@ def _explain(error: Any) -> str:
     return f"{key} = {_short(error['input'])}: {message[0].lower()}{message[1:]}{meaning}"
 
 
+# Few of the parts and not too deep: with YAML's anchors, ten lines of a file can stand for more text than any memory holds.
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxdict, _BRIEF.maxlist, _BRIEF.maxstring, _BRIEF.maxlong = 3, 8, 8, 200, 100
+
+
 def _short(value: Any, most: int = 80) -> str:
-    text = repr(value)
+    try:
+        text = _BRIEF.repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ from headflow.attribution.adaptive import FIRST
 from headflow.attribution.budget import relative_error
 from headflow.attribution.masks import Design, sample_corners, sample_masks
 from headflow.attribution.regression import Attribution, fit
+from headflow.execution.executors.jobs import Count, Records, Result
 from headflow.execution.fingerprint import digest, unit_key
 from headflow.execution.runs import run_example, run_gradients
-from headflow.execution.store import ResultStore
 from headflow.files import write_json
 from headflow.params import BaselinesParams, Params
-from headflow.progress import Counter, progress
 from headflow.seeds import generator
 from headflow.tables.baselines import (
     BASELINE_AGREEMENT,
@@ -37,6 +35,7 @@ from headflow.tables.schema import Table
 from stages import paths
 from stages.door import enter
 from stages.subjects import NoBaseline, Subject, Subjects
+from stages.workers import at_work
 
 MEASURES = ("total_effect", "held_out_r", "probability", "candidate")
 INTACT, ABLATED = 0, 1
@@ -66,40 +65,41 @@ class Masks:
 
 @dataclass(frozen=True)
 class Measured:
-    """One example under one baseline: targets under the masks, gradients at the corners, and what the model says with all heads and with none."""
+    """One example under one baseline: targets under the masks, gradients at the corners, and what the model says with all heads and with none.
+
+    Attributes:
+        says: the first token with none, as text.
+    """
 
     targets: Float[np.ndarray, " masks"]
     gradients: Float[np.ndarray, "corners layers heads"]
     said: Float[np.ndarray, "2 3"]
+    says: str
 
 
 def main(params: Params, key: str) -> None:
     """Write attributions, fits, means, agreement, differences and gaps of model ``key``, and metrics."""
     settings, subjects = params.baselines, Subjects(params, key)
-    masks = draw_masks(settings, subjects.prepared.layers, subjects.prepared.heads, params.masks.estimand, params.masks.ablation_probability)
+    masks = masks_of(params, subjects)
     chosen = sample(subjects.ids, settings)
-    rows = [row for row in subjects.rows.iter_rows(named=True) if row["id"] in chosen]
+    places = [place for place, name in enumerate(subjects.ids) if name in chosen]
+    rows = [subjects.rows.row(place, named=True) for place in places]
     found: dict[str, dict[str, Measured]] = {kind: {} for kind in settings.kinds}
     gaps: list[tuple[str, str | None, str]] = []
-    work = len(rows) * len(settings.kinds) * masks.work
-    with ResultStore(Path(params.ablation.store)) as store, progress(f"compare baselines ({key})", work, "masks") as bar:
-        for kind in settings.kinds:
-            try:
-                examples = [subject for subject in subjects.under(kind) if subject.id in chosen]
-            except NoBaseline as error:
-                gaps.append((kind, None, str(error)))
-                bar.skip(len(rows) * masks.work)
-                continue
-            for subject in examples:
-                before = bar.done
-                try:
-                    found[kind][subject.id] = measure(store, subject, masks, params.ablation.batch_size, bar)
-                except NoBaseline as error:
-                    gaps.append((kind, subject.id, str(error)))
-                    bar.skip(masks.work - (bar.done - before))
+    units = [{"baseline": kind, "example": place} for kind in settings.kinds for place in places]
+    with at_work("stages.compare_baselines:Baselines", params, key, "compare baselines", len(units) * masks.work, "masks") as run:
+        results = list(run(units))
+    for unit, one in zip(units, results, strict=True):
+        kind, name = unit["baseline"], subjects.ids[unit["example"]]
+        if "gap" not in one:
+            found[kind][name] = Measured(one["targets"].astype(float), one["gradients"].astype(float), one["said"].astype(float), one["says"])
+        elif one["of_all"]:  # told once
+            gaps += [(kind, None, one["gap"])] if not any(gap[0] == kind for gap in gaps) else []
+        else:
+            gaps.append((kind, name, one["gap"]))
 
     fits = {kind: fitted(list(measured), list(measured.values()), masks, params.masks.estimand) for kind, measured in found.items() if measured}
-    table = pl.concat([empty(BASELINE_FITS), *(fits_table(kind, found[kind], fits[kind], rows, subjects) for kind in fits)])
+    table = pl.concat([empty(BASELINE_FITS), *(fits_table(kind, found[kind], fits[kind], rows) for kind in fits)])
     under = together(rows, found, fits, table, masks.run.shape[1:])
     means = analysis.head_means(under, settings.confidence)
     summary = analysis.summarise(under, settings.confidence)
@@ -117,6 +117,48 @@ def main(params: Params, key: str) -> None:
     columns = dict(zip(BASELINE_GAPS.columns, zip(*gaps, strict=True), strict=True)) if gaps else {}
     BASELINE_GAPS.write(pl.DataFrame(columns, schema=empty(BASELINE_GAPS).schema), folder / "gaps.parquet")
     write_json(paths.metrics("compare_baselines", key), metrics(settings, len(rows), found, table, summary, agreement, differences, masks))
+
+
+class Baselines:
+    """What a worker does: the runs of one example under one baseline."""
+
+    def __init__(self, params: str, key: str) -> None:
+        self.params = Params.model_validate_json(params)
+        self.subjects = Subjects(self.params, key)
+        self.masks = masks_of(self.params, self.subjects)
+
+    @lru_cache(maxsize=1)  # noqa: B019 - a worker is one, and lives as long as its process
+    def under(self, kind: str) -> Subjects | NoBaseline:
+        """The examples under a baseline, or why there is none."""
+        try:
+            return self.subjects.under(kind)
+        except NoBaseline as error:
+            return error
+
+    def __call__(self, unit: dict[str, Any], store: Records, count: Count) -> Result:
+        counted = 0
+
+        def done(computed: int, known: int) -> None:
+            nonlocal counted
+            counted += computed + known
+            count(computed, known)
+
+        examples = self.under(unit["baseline"])
+        try:
+            if isinstance(examples, NoBaseline):
+                raise examples
+            subject = examples[unit["example"]]
+            one = measure(store, subject, self.masks, self.params.ablation.batch_size, done)
+        except NoBaseline as error:
+            count(0, self.masks.work - counted)
+            return {"gap": str(error), "of_all": error is examples}
+        return {"targets": one.targets, "gradients": one.gradients, "said": one.said, "says": one.says}
+
+
+def masks_of(params: Params, subjects: Subjects) -> Masks:
+    """The masks of a run."""
+    prepared = subjects.prepared
+    return draw_masks(params.baselines, prepared.layers, prepared.heads, params.masks.estimand, params.masks.ablation_probability)
 
 
 def draw_masks(settings: BaselinesParams, layers: int, heads: int, estimand: str, ablation_probability: float = 0.5) -> Masks:
@@ -140,25 +182,21 @@ def sample(ids: list[str], settings: BaselinesParams) -> set[str]:
     return {ids[place] for place in order[: settings.examples]}
 
 
-def measure(store: ResultStore, subject: Subject, masks: Masks, batch: BatchSize, bar: Counter) -> Measured:
+def measure(store: Records, subject: Subject, masks: Masks, batch: BatchSize, done: Count) -> Measured:
     """Run one example under its baseline; what the store has is not run again.
 
     Raises:
         NoBaseline: the example cannot be given this baseline.
     """
     prepare = cache(subject.prepare)
-
-    def count(computed: int, known: int) -> None:
-        bar.advance(computed)
-        bar.skip(known)
-
-    options = {"batch_size": batch, "done": count}
+    options = {"batch_size": batch, "done": done}
     _, gradients = run_gradients(store, subject.context, masks.corners, prepare, **options)
     targets = run_example(store, subject.context, masks.run, prepare, starts=masks.starts, **options)
-    return Measured(targets.astype(float), gradients.astype(float), answers(store, subject, masks.run[: ABLATED + 1], prepare))
+    said = answers(store, subject, masks.run[: ABLATED + 1], prepare)
+    return Measured(targets.astype(float), gradients.astype(float), said, subject.model.text([int(said[ABLATED, 2])]))
 
 
-def answers(store: ResultStore, subject: Subject, ends: Bool[np.ndarray, "2 layers heads"], prepare: Callable) -> Float[np.ndarray, "2 3"]:
+def answers(store: Records, subject: Subject, ends: Bool[np.ndarray, "2 layers heads"], prepare: Callable) -> Float[np.ndarray, "2 3"]:
     """What the model says with all heads and with none, see :func:`headflow.analysis.answers.said`."""
     unit = unit_key(digest(subject.context, "said"), ends)
     known = store.get([unit]).get(unit)
@@ -179,7 +217,7 @@ def fitted(ids: list[str], measured: list[Measured], masks: Masks, estimand: str
     )  # fmt: skip
 
 
-def fits_table(kind: str, measured: dict[str, Measured], estimate: Attribution, rows: list[dict], subjects: Subjects) -> pl.DataFrame:
+def fits_table(kind: str, measured: dict[str, Measured], estimate: Attribution, rows: list[dict]) -> pl.DataFrame:
     """The examples under one baseline as a BASELINE_FITS table."""
     known = {row["id"]: row for row in rows}
     error, found = relative_error(estimate), []
@@ -193,7 +231,7 @@ def fits_table(kind: str, measured: dict[str, Measured], estimate: Attribution, 
                 "held_out_r": estimate.held_out_r_[place], "held_out_r2": estimate.held_out_r2_[place],
                 "relative_error": error[place] if np.isfinite(error[place]) else np.nan,
                 "probability_intact": one.said[INTACT, 0], "probability": one.said[ABLATED, 0], "rank": int(one.said[ABLATED, 1]),
-                "says": subjects.model.text([token]), "candidate": token in candidates if rivals else None,
+                "says": one.says, "candidate": token in candidates if rivals else None,
             }
         )  # fmt: skip
     return pl.DataFrame(found, schema=empty(BASELINE_FITS).schema).fill_nan(None)

@@ -12,6 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from headflow.errors import HeadflowError
 from headflow.params import Params, read_params
+from headflow.progress import recording
 
 
 def enter(stage: Callable[..., None], *, per_model: bool = True) -> None:
@@ -25,15 +26,30 @@ def enter(stage: Callable[..., None], *, per_model: bool = True) -> None:
         parser.add_argument("model", help="a key of `models` in the params file")
     arguments = parser.parse_args()
     try:
-        params: Params = read_params(arguments.params)
+        params: Params = kept_in_project(read_params(arguments.params))
+        name, store = Path(sys.modules[stage.__module__].__file__ or "stage").stem, Path(params.ablation.store)
         if per_model:
             params.model(arguments.model)
-            stage(params, arguments.model)
+            with recording(name, arguments.model, store):
+                stage(params, arguments.model)
         else:
-            stage(params)
+            with recording(name, None, store):
+                stage(params)
     except HeadflowError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("stopped; finished work is kept, run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def kept_in_project(params: Params) -> Params:
+    """The params, with a relative ``ablation.store`` counted from the project where DVC runs an experiment in a temporary copy of it.
+
+    The copy (``.dvc/tmp/exps/…``) is deleted at the end; a store inside it would start empty and be lost, with all that a stopped experiment had done.
+    DVC names the project in ``DVC_ROOT``.
+    """
+    root = os.environ.get("DVC_ROOT")
+    if not root or not Path.cwd().is_relative_to((Path(root) / ".dvc" / "tmp").resolve()):
+        return params
+    return params.with_store(str(Path(root) / params.ablation.store))

@@ -1,6 +1,6 @@
 """Which order of the heads puts those first that carry the picture: head attribution, or one of its rivals?"""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,36 +10,35 @@ from headflow.ablation import BatchSize, gate_gradients
 from headflow.attribution import faithfulness, rankings
 from headflow.attribution.frames import attribution_grid
 from headflow.errors import HeadflowError
+from headflow.execution.executors.jobs import Count, Records, Result
 from headflow.execution.fingerprint import digest
 from headflow.execution.runs import run_example
-from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
 from headflow.params import FaithfulnessParams, Params
-from headflow.progress import progress
 from headflow.tables.ablations import ATTRIBUTIONS
 from headflow.tables.examples import ATTENTION
 from headflow.tables.faithfulness import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES, RANKINGS
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subject, Subjects
+from stages.workers import at_work
 
 SCOPES = ("own", "shared")
+OWN_RUNS = ("restoration", "gradient", "integrated")
+"""Rankings whose scores need runs of their own."""
 
 
 def main(params: Params, key: str) -> None:
     """Write rankings, curves and areas, their means over examples, differences between rankings, and metrics of model ``key``."""
     settings, subjects = params.faithfulness, Subjects(params, key)
     layers, heads, ids = subjects.prepared.layers, subjects.prepared.heads, subjects.ids
-    batch = params.ablation.batch_size
-    with ResultStore(Path(params.ablation.store)) as store:
-        scores = read_scores(key, ids, settings)
-        own_runs = [name for name in settings.rankings if name in ("restoration", "gradient", "integrated")]
+    ks = faithfulness.counts(layers * heads, settings.points)
+    scores = read_scores(key, ids, settings)
+    own_runs = [name for name in settings.rankings if name in OWN_RUNS]
+    work = len(ids) * (2 if own_runs else 1)
+    with at_work("stages.evaluate_faithfulness:Faithfulness", params, key, "faithfulness", work, "examples") as run:
         if own_runs:
-            found = []
-            with progress(f"rank heads ({key})", len(subjects), "examples") as bar:
-                for subject in subjects:
-                    found.append(measure(store, subject, layers, heads, own_runs, settings.path_points, batch))
-                    bar.advance()
+            found = list(run([{"example": number} for number in range(len(ids))]))
             scores |= {name: np.stack([one[name] for one in found]) for name in own_runs}
         if "random" in settings.rankings:
             scores["random"] = np.stack([rankings.random_scores(layers, heads, seed=settings.seed, example=name) for name in ids])
@@ -49,16 +48,14 @@ def main(params: Params, key: str) -> None:
         orders = {(name, "own"): rankings.places(grid) for name, grid in scores.items()}
         orders |= {(name, "shared"): np.broadcast_to(rankings.places(grid), scores[name].shape) for name, grid in shared.items()}
         orders |= {("random", "shared"): orders["random", "own"]} if "random" in scores else {}
-
-        ks, runs, results = faithfulness.counts(layers * heads, settings.points), 0, []
-        with progress(f"faithfulness ({key})", len(subjects), "examples") as bar:
-            for number, subject in enumerate(subjects):
-                wanted = faithfulness.plan(np.stack([order[number] for order in orders.values()]), ks)
-                targets = run_example(store, subject.context, wanted.masks, subject.prepare, starts=wanted.starts, batch_size=batch).astype(float)
-                ends = targets[faithfulness.NONE], targets[faithfulness.ALL]
-                results.append((targets[wanted.top], targets[wanted.rest], *ends, *faithfulness.curves(targets, wanted)))
-                runs += len(wanted.masks)
-                bar.advance()
+        each = [np.stack([order[number] for order in orders.values()]) for number in range(len(ids))]
+        measured = list(run([{"example": number, "orders": each[number].tolist()} for number in range(len(ids))]))
+    runs, results = 0, []
+    for number, one in enumerate(measured):
+        wanted, targets = faithfulness.plan(each[number], ks), one["targets"].astype(float)
+        ends = targets[faithfulness.NONE], targets[faithfulness.ALL]
+        results.append((targets[wanted.top], targets[wanted.rest], *ends, *faithfulness.curves(targets, wanted)))
+        runs += len(wanted.masks)
     top, rest, none, everything, *values = map(np.stack, zip(*results, strict=True))
     used = faithfulness.usable(everything - none, settings.least_effect)
     named = {
@@ -96,6 +93,26 @@ def main(params: Params, key: str) -> None:
     )
 
 
+class Faithfulness:
+    """What a worker does: the scores of one example that need runs of their own; or, given orders of its heads, the targets along them."""
+
+    def __init__(self, params: str, key: str) -> None:
+        self.params = Params.model_validate_json(params)
+        self.subjects = Subjects(self.params, key)
+
+    def __call__(self, unit: dict[str, Any], store: Records, count: Count) -> Result:
+        subject, prepared, settings = self.subjects[unit["example"]], self.subjects.prepared, self.params.faithfulness
+        layers, heads, batch = prepared.layers, prepared.heads, self.params.ablation.batch_size
+        if "orders" in unit:
+            wanted = faithfulness.plan(np.array(unit["orders"]), faithfulness.counts(layers * heads, settings.points))
+            result = {"targets": run_example(store, subject.context, wanted.masks, subject.prepare, starts=wanted.starts, batch_size=batch)}
+        else:
+            own_runs = [name for name in settings.rankings if name in OWN_RUNS]
+            result = measure(store, subject, layers, heads, own_runs, settings.path_points, batch)
+        count(1, 0)
+        return result
+
+
 def read_scores(key: str, ids: list[str], settings: FaithfulnessParams) -> dict[str, Float[np.ndarray, "examples layers heads"]]:
     """Scores that earlier stages have already found.
 
@@ -118,7 +135,7 @@ def read_scores(key: str, ids: list[str], settings: FaithfulnessParams) -> dict[
 
 
 def measure(
-    store: ResultStore, subject: Subject, layers: int, heads: int, wanted: list[str], points: int, batch: BatchSize
+    store: Records, subject: Subject, layers: int, heads: int, wanted: list[str], points: int, batch: BatchSize
 ) -> dict[str, Float[np.ndarray, "layers heads"]]:
     """Scores of one example that need runs of their own; what the store has is not run again."""
     taken: list = []

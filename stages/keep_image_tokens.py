@@ -1,51 +1,39 @@
 """How few image tokens keep the answer, and by what are they best chosen: attribution, attention, place in the picture, or chance?"""
 
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
+from jaxtyping import Bool
 
 from headflow.analysis import keeping
 from headflow.errors import HeadflowError
+from headflow.execution.executors.jobs import Count, Records, Result
 from headflow.execution.kept import StoredExample, code_version
-from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
 from headflow.models.answering import picture_sizes
 from headflow.models.keeping import best
 from headflow.params import Params
-from headflow.progress import progress
 from headflow.tables.image_tokens import IMAGE_TOKENS
 from headflow.tables.keeping import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subjects
+from stages.workers import at_work
 
 
 def main(params: Params, key: str) -> None:
     """Write what every example gives at every k, its means over pictures, areas, differences between selections, and metrics of model ``key``."""
     settings, subjects = params.keeping, Subjects(params, key)
     rows = subjects.rows.head(settings.examples)
-    attributions = IMAGE_TOKENS.read(paths.image_tokens_dir(key) / "image_tokens.parquet")
-    priors = keeping.position_priors(attributions, rows["id"].to_list(), picture_sizes(rows).to_list(), rows["scene"].to_list())
-    percents, version, frames = [0.0, *settings.percents], code_version(), []
-    with ResultStore(Path(params.ablation.store)) as store, progress(f"keep image tokens ({key})", len(rows), "examples") as bar:
-        for subject, prior in zip(subjects, priors, strict=False):
-            example = StoredExample(store, subject.context, subject.row, subject.prepare, version)
-            try:
-                places = example.selectable
-                make = {
-                    "attribution": lambda places=places, subject=subject: keeping.attribution_scores(attributions, [subject.id], [places])[0],
-                    "attention": lambda example=example: example.attention(settings.attention),
-                    "position": lambda places=places, prior=prior: None if prior is None else prior[: len(places)],
-                    "random": lambda places=places, subject=subject: keeping.random_scores([subject.id], [places], seed=settings.seed)[0],
-                }
-                scores = {name: found for name in settings.selections if (found := make[name]()) is not None}
-                plan = keeping.plan({name: [best(found, places, k) for k in percents] for name, found in scores.items()}, percents)
-                for way in example.ways(settings.ways):
-                    results = example.run(way, plan.sets, params.ablation.batch_size)
-                    frames.append(keeping.kept_rows(subject.id, subject.row["scene"], way, plan, results))
-            except HeadflowError as error:
-                raise HeadflowError(f"example {subject.id}: {error}") from error
-            bar.advance()
+    chosen = Selections(params, key, subjects)
+    with at_work("stages.keep_image_tokens:KeptRuns", params, key, "keep image tokens", len(rows), "examples") as run:
+        results = list(run([{"example": place} for place in range(len(rows))]))
+    frames = []
+    for place, one in enumerate(results):
+        plan = chosen.plan(place, one["places"], {"attention": one.get("attention")})
+        frames += [keeping.kept_rows(rows["id"][place], rows["scene"][place], way, plan, one[f"runs {way}"]) for way in one["ways"]]
+    priors = chosen.priors
     kept = pl.concat(frames)
     bands, differences = keeping.bands(kept, confidence=settings.confidence), keeping.differences(kept, confidence=settings.confidence)
     summary = keeping.summary(kept, level=settings.level, confidence=settings.confidence, draws=settings.draws, seed=settings.seed)
@@ -68,6 +56,57 @@ def main(params: Params, key: str) -> None:
             "most": verdicts(summary, differences, 1 - settings.confidence),
         },
     )
+
+
+class Selections:
+    """Which image tokens stay, for every example and k: driver and workers draw them alike."""
+
+    def __init__(self, params: Params, key: str, subjects: Subjects) -> None:
+        self.settings, rows = params.keeping, subjects.rows.head(params.keeping.examples)
+        self.ids, self.percents = rows["id"].to_list(), [0.0, *params.keeping.percents]
+        self.attributions = IMAGE_TOKENS.read(paths.image_tokens_dir(key) / "image_tokens.parquet")
+        self.priors = keeping.position_priors(self.attributions, self.ids, picture_sizes(rows).to_list(), rows["scene"].to_list())
+
+    def plan(self, place: int, places: Bool[np.ndarray, " image"], known: dict[str, Any]) -> keeping.Plan:
+        """The sets of the example at ``place``.
+
+        Args:
+            places: which places of the image span are image tokens.
+            known: scores that the model gave, by selection.
+        """
+        name, prior = self.ids[place], self.priors[place]
+        make = {
+            "attribution": lambda: keeping.attribution_scores(self.attributions, [name], [places])[0],
+            "attention": lambda: known["attention"],
+            "position": lambda: None if prior is None else prior[: len(places)],
+            "random": lambda: keeping.random_scores([name], [places], seed=self.settings.seed)[0],
+        }
+        scores = {selection: found for selection in self.settings.selections if (found := make[selection]()) is not None}
+        return keeping.plan({selection: [best(found, places, k) for k in self.percents] for selection, found in scores.items()}, self.percents)
+
+
+class KeptRuns:
+    """What a worker does: the runs of one example with the tokens that stay."""
+
+    def __init__(self, params: str, key: str) -> None:
+        self.params = Params.model_validate_json(params)
+        self.subjects, self.version = Subjects(self.params, key), code_version()
+        self.chosen = Selections(self.params, key, self.subjects)
+
+    def __call__(self, unit: dict[str, int], store: Records, count: Count) -> Result:
+        settings, subject = self.params.keeping, self.subjects[unit["example"]]
+        example = StoredExample(store, subject.context, subject.row, subject.prepare, self.version)
+        try:
+            result: Result = {"places": np.asarray(example.selectable), "ways": example.ways(settings.ways)}
+            if "attention" in settings.selections:
+                result["attention"] = np.asarray(example.attention(settings.attention))
+            plan = self.chosen.plan(unit["example"], result["places"], {"attention": result.get("attention")})
+            for way in result["ways"]:
+                result[f"runs {way}"] = np.asarray(example.run(way, plan.sets, self.params.ablation.batch_size))
+        except HeadflowError as error:
+            raise HeadflowError(f"example {subject.id}: {error}") from error
+        count(1, 0)
+        return result
 
 
 def plotted(bands: pl.DataFrame) -> pl.DataFrame:

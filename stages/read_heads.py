@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,14 +14,13 @@ from headflow.attribution.frames import attribution_grid
 from headflow.attribution.masks import sample_corners
 from headflow.charts.numbers import interval
 from headflow.errors import HeadflowError
+from headflow.execution.executors.jobs import Count, Records, Result
 from headflow.execution.fingerprint import digest
-from headflow.execution.store import ResultStore
 from headflow.files import write_json
 from headflow.models.capture import Capture
-from headflow.models.lvlm import LVLM
+from headflow.models.loading import prepared_processor
 from headflow.models.places import boxes_on_picture
 from headflow.params import Params, ReadingParams
-from headflow.progress import progress
 from headflow.tables.ablations import ATTRIBUTIONS
 from headflow.tables.clusters import CLUSTER_EXAMPLES, HEAD_CLUSTERS
 from headflow.tables.heads import CLUSTER_MAPS, HEAD_MAPS, HEAD_WORDS, HEAD_WRITING
@@ -33,6 +32,7 @@ from headflow.tracing.written import direct_effects, written_logits
 from stages import paths
 from stages.door import enter
 from stages.subjects import Subject, Subjects
+from stages.workers import at_work
 
 _METHOD = "head maps 1"  # of what the store keeps; count up when attribution_maps gives other numbers
 
@@ -40,35 +40,24 @@ _METHOD = "head maps 1"  # of what the store keeps; count up when attribution_ma
 def main(params: Params, key: str) -> None:
     """Write maps of heads and of clusters of heads, words, what heads write beside their attribution, and metrics of model ``key``."""
     settings, subjects = params.reading, Subjects(params, key)
-    ids, grid = attribution_grid(ATTRIBUTIONS.read(paths.attributions_dir(key) / "attributions.parquet"))
-    if sorted(ids) != sorted(subjects.ids):
-        raise HeadflowError(f"{paths.attributions_dir(key)}: attributions of other examples than the features of {key!r}; run `dvc repro`")
-    heads = top_heads(grid, settings.heads)
-    clusters, typical = read_clusters(key, settings.typical)
-    if strangers := set(typical["id"]) - set(ids):
-        raise HeadflowError(f"{paths.clusters_dir(key)}: example {min(strangers)} was not explained; run `dvc repro`")
-    weights = means_over([*([head] for head in heads), *clusters.values()], *grid.shape[1:])
-    mapped = {*subjects.ids[: settings.examples], *typical["id"]}
-    corners = sample_corners(
-        *grid.shape[1:], settings.head_corners, estimand=params.masks.estimand, ablation_probability=params.masks.ablation_probability, seed=settings.seed
-    )
-
-    words, reason = Words(heads, settings.words, lambda token: token_text(subjects.model, token)), None
+    plan = ReadingPlan(params, key, subjects)
+    ids, grid, heads, clusters, typical = plan.ids, plan.grid, plan.heads, plan.clusters, plan.typical
+    tokenizer = prepared_processor(paths.model_dir(key)).tokenizer
+    words, reason = Words(heads, settings.words, lambda token: token_text(tokenizer, token)), None
     direct: dict[str, np.ndarray] = {}
     seen: dict[str, Seen] = {}
-    with ResultStore(Path(params.ablation.store)) as store, progress(f"read heads ({key})", len(subjects), "examples") as bar:
-        # Examples of one answer together, so that the mean over them needs room for one answer at a time.
-        for subject in sorted(subjects, key=lambda one: (one.row["target_answer"], one.row["answer_tokens"][0])):
-            capture, baseline, target = subject.prepare()
-            reason = reason or unreadable(capture)
-            if reason is None:
-                written = written_logits(capture, heads, baseline=baseline, rows=capture.predicts, batch_size=params.ablation.batch_size)[:, 0].numpy()
-                words.add(subject.id, subject.row["target_answer"], subject.row["answer_tokens"][0], subject.row["rival_tokens"], written)
-                options = {"baseline": baseline, "target": target, "batch_size": params.ablation.batch_size}
-                direct[subject.id] = direct_effects(capture, corners, **options).mean(0, dtype=float)
-            if subject.id in mapped:
-                seen[subject.id] = look(store, subject, capture, baseline, target, weights, settings, params)
-            bar.advance()
+    # Examples of one answer together, so that the mean over them needs room for one answer at a time.
+    rows = subjects.rows.to_dicts()
+    order = sorted(range(len(rows)), key=lambda place: (rows[place]["target_answer"], rows[place]["answer_tokens"][0]))
+    with at_work("stages.read_heads:HeadReader", params, key, "read heads", len(subjects), "examples") as run:
+        for place, one in zip(order, run([{"example": place} for place in order]), strict=True):
+            row = rows[place]
+            reason = reason or one["unreadable"]
+            if "written" in one and reason is None:
+                words.add(row["id"], row["target_answer"], row["answer_tokens"][0], row["rival_tokens"], one["written"])
+                direct[row["id"]] = one["direct"]
+            if "boxes" in one:
+                seen[row["id"]] = Seen((one["final"], one["text"], one["attribution"]), one["boxes"], one["unplaced"])
     if reason:
         print(f"note: {reason}; the tables of words are left empty", file=sys.stderr)
 
@@ -78,10 +67,10 @@ def main(params: Params, key: str) -> None:
         (cluster, rank, name, at[cluster], seen[name].maps, seen[name].boxes) for cluster, rank, name in typical.select("cluster", "rank", "id").iter_rows()
     ]
     exchange = pictures(subjects)
-    order = [ids.index(name) for name in subjects.ids]
+    own = [ids.index(name) for name in subjects.ids]
     all_direct = None if reason else np.stack([direct[name] for name in subjects.ids])
     drawn = {"draws": settings.draws, "confidence": settings.confidence, "seed": settings.seed}
-    writing = writing_table(grid[order], all_direct, None if reason else words, exchange, **drawn)
+    writing = writing_table(grid[own], all_direct, None if reason else words, exchange, **drawn)
 
     folder = paths.heads_dir(key)
     maps = head_maps_table(top, heads)
@@ -90,6 +79,60 @@ def main(params: Params, key: str) -> None:
     HEAD_WORDS.write(words.table(), folder / "head_words.parquet")
     HEAD_WRITING.write(writing, folder / "head_writing.parquet")
     write_json(paths.metrics("read_heads", key), metrics(maps, writing, heads, len(subjects), settings.confidence, reason, seen))
+
+
+class ReadingPlan:
+    """What is read of the heads of a model: driver and workers plan alike.
+
+    Attributes:
+        ids, grid: attributions of the examples, in the order of their table.
+        heads: those that are looked at one by one.
+        clusters: heads of each cluster of heads; ``typical`` has its most typical examples.
+        weights: of the heads in each of these groups.
+        mapped: examples with maps.
+        corners: states of all heads.
+
+    Raises:
+        HeadflowError: attributions or clusters of other examples.
+    """
+
+    def __init__(self, params: Params, key: str, subjects: Subjects) -> None:
+        settings = params.reading
+        self.ids, self.grid = attribution_grid(ATTRIBUTIONS.read(paths.attributions_dir(key) / "attributions.parquet"))
+        if sorted(self.ids) != sorted(subjects.ids):
+            raise HeadflowError(f"{paths.attributions_dir(key)}: attributions of other examples than the features of {key!r}; run `dvc repro`")
+        shape = self.grid.shape[1:]
+        self.heads = top_heads(self.grid, settings.heads)
+        self.clusters, self.typical = read_clusters(key, settings.typical)
+        if strangers := set(self.typical["id"]) - set(self.ids):
+            raise HeadflowError(f"{paths.clusters_dir(key)}: example {min(strangers)} was not explained; run `dvc repro`")
+        self.weights = means_over([*([head] for head in self.heads), *self.clusters.values()], *shape)
+        self.mapped = {*subjects.ids[: settings.examples], *self.typical["id"]}
+        drawn = {"estimand": params.masks.estimand, "ablation_probability": params.masks.ablation_probability, "seed": settings.seed}
+        self.corners = sample_corners(*shape, settings.head_corners, **drawn)
+
+
+class HeadReader:
+    """What a worker does: what the heads of one example write, do by themselves, look at and pass on."""
+
+    def __init__(self, params: str, key: str) -> None:
+        self.params = Params.model_validate_json(params)
+        self.subjects = Subjects(self.params, key)
+        self.plan = ReadingPlan(self.params, key, self.subjects)
+
+    def __call__(self, unit: dict[str, int], store: Records, count: Count) -> Result:
+        subject, batch = self.subjects[unit["example"]], self.params.ablation.batch_size
+        capture, baseline, target = subject.prepare()
+        result: Result = {"unreadable": unreadable(capture)}
+        if result["unreadable"] is None:
+            result["written"] = written_logits(capture, self.plan.heads, baseline=baseline, rows=capture.predicts, batch_size=batch)[:, 0].numpy()
+            result["direct"] = direct_effects(capture, self.plan.corners, baseline=baseline, target=target, batch_size=batch).mean(0, dtype=float)
+        if subject.id in self.plan.mapped:
+            seen = look(store, subject, capture, baseline, target, self.plan.weights, self.params.reading, self.params)
+            result |= {**dict(zip(("final", "text", "attribution"), map(np.asarray, seen.maps), strict=True)), "boxes": np.asarray(seen.boxes)}
+            result["unplaced"] = seen.unplaced
+        count(1, 0)
+        return result
 
 
 @dataclass(frozen=True)
@@ -102,7 +145,7 @@ class Seen:
 
 
 def look(
-    store: ResultStore, subject: Subject, capture: Capture, baseline: object, target: object, weights: Float[np.ndarray, "groups layers heads"],
+    store: Records, subject: Subject, capture: Capture, baseline: object, target: object, weights: Float[np.ndarray, "groups layers heads"],
     settings: ReadingParams, params: Params,
 ) -> Seen:  # fmt: skip
     """Maps of one example; the attribution maps, which cost most, are kept in the store."""
@@ -148,9 +191,8 @@ def unreadable(capture: Capture) -> str | None:
     return None
 
 
-def token_text(model: LVLM, token: int) -> str:
+def token_text(tokenizer: Any, token: int) -> str:
     """A token as it may stand in a text; a piece of a character by its name in the vocabulary."""
-    tokenizer = model.processor.tokenizer
     text = tokenizer.decode([token])
     return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token))
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 import polars as pl
@@ -75,6 +75,11 @@ class Subject:
 class Subjects:
     """All explained examples of one model, in the order of its features, under the baseline of the run.
 
+    The model is loaded when it is first needed: the driver of workers, which have it, never does.
+
+    Args:
+        model: in place of the prepared one, which is then not loaded: its device and number format are all that a subject's ``context`` needs.
+
     Attributes:
         kind: the baseline that they are given.
 
@@ -82,15 +87,15 @@ class Subjects:
         HeadflowError: features of other examples.
     """
 
-    def __init__(self, params: Params, key: str) -> None:
+    def __init__(self, params: Params, key: str, model: LVLM | None = None) -> None:
         self.settings, self.prepared = params.features, read_prepared(paths.model_dir(key))
         examples = EXAMPLES.read(paths.EXAMPLES)
         features = FEATURES.read(paths.features_dir(key) / "features.parquet").filter(pl.col("explained"))
         self.rows = features.join(examples.drop("split"), on="id", how="inner", maintain_order="left")
         if len(self.rows) != len(features):
             raise HeadflowError(f"{paths.features_dir(key)}: made from other examples than {paths.EXAMPLES}; run `dvc repro`")
-        self.model = load_prepared(paths.model_dir(key), params.model(key).device_map)
-        self.shared = Baseline.load(paths.features_dir(key) / "baseline.safetensors", self.model.device, self.model.dtype)
+        self._load: Callable[[], LVLM] = lambda: load_prepared(paths.model_dir(key), params.model(key).device_map) if model is None else model
+        self._baseline = paths.features_dir(key) / "baseline.safetensors"
         self._pictures = dict(zip(examples["id"], examples["image"], strict=True))
         self.kind = self.settings.baseline
 
@@ -106,6 +111,16 @@ class Subjects:
 
         self._mean_with = mean_with
 
+    @cached_property
+    def model(self) -> LVLM:
+        """The model, loaded on first use."""
+        return self._load()
+
+    @cached_property
+    def shared(self) -> Baseline:
+        """The baseline that all examples share, on the model's device."""
+        return Baseline.load(self._baseline, self.model.device, self.model.dtype)
+
     def under(self, kind: str) -> "Subjects":
         """The same examples under another baseline: masked runs of a run with ``features.baseline: kind``.
 
@@ -114,8 +129,10 @@ class Subjects:
         """
         if kind == self.kind:
             return self
+        _ = self.model  # one for all baselines
         other = copy.copy(self)
         other.kind = kind
+        other.__dict__.pop("_common", None)
         try:
             other.shared = make_baseline(kind, self.model, self._references())
         except HeadflowError as error:
@@ -129,15 +146,28 @@ class Subjects:
     def ids(self) -> list[str]:
         return self.rows["id"].to_list()
 
+    @cached_property
+    def _common(self) -> str:
+        return _common(self.prepared, self.model, self.shared, self.settings.target)
+
+    def __getitem__(self, place: int) -> Subject:
+        """The example at ``place``, counted from 0.
+
+        Raises:
+            IndexError: there are fewer.
+        """
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        row = self.rows.row(place, named=True)
+        fed = fed_answer(self.settings.target, row)
+        target = Target(self.settings.target, row["answer_tokens"][0], tuple(row["rival_tokens"]), tuple(fed[1:]))
+        swapped = self._pictures[row["swap_partner"]] if self.kind == "swap" and row["swap_partner"] is not None else b""
+        rivals = target.candidates if target.kind == "margin" else ()
+        context = digest(self._common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
+        return Subject(row["id"], row, target, context, fed, swapped, self.kind, self.shared, self._mean_with, self.model)
+
     def __iter__(self) -> Iterator[Subject]:
-        common = _common(self.prepared, self.model, self.shared, self.settings.target)
-        for row in self.rows.iter_rows(named=True):
-            fed = fed_answer(self.settings.target, row)
-            target = Target(self.settings.target, row["answer_tokens"][0], tuple(row["rival_tokens"]), tuple(fed[1:]))
-            swapped = self._pictures[row["swap_partner"]] if self.kind == "swap" and row["swap_partner"] is not None else b""
-            rivals = target.candidates if target.kind == "margin" else ()
-            context = digest(common, row["image"], row["question"], digest_json([target.token, rivals, target.rest]), swapped)
-            yield Subject(row["id"], row, target, context, fed, swapped, self.kind, self.shared, self._mean_with, self.model)
+        return (self[place] for place in range(len(self)))
 
 
 def _common(prepared: PreparedModel, model: LVLM, shared: Baseline, target: str) -> str:

@@ -1,17 +1,15 @@
 """Which tokens of the text receive the picture: cut tokens off from it, many at a time, with all heads and with the top heads alone."""
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from headflow.errors import HeadflowError
+from headflow.execution.executors.jobs import Count, Records, Result
 from headflow.execution.runs import run_example, run_gradients
-from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
 from headflow.params import Params
-from headflow.progress import progress
 from headflow.tables.text_tokens import TEXT_CONTRASTS, TEXT_FITS, TEXT_ROLES, TEXT_SLOTS, TEXT_TOKENS
 from headflow.tracing import text_tokens as tracing
 from headflow.tracing.bands import side_by_side
@@ -23,6 +21,7 @@ from stages import paths
 from stages.carriers import read_top_heads
 from stages.door import enter
 from stages.subjects import Subjects
+from stages.workers import at_work
 
 
 def main(params: Params, key: str) -> None:
@@ -30,34 +29,17 @@ def main(params: Params, key: str) -> None:
     settings, subjects = params.text_tokens, Subjects(params, key)
     if not len(subjects):
         raise HeadflowError(f"{key}: no example is to be explained; the model may answer none correctly (set features.only_correct to false to see)")
-    model, layers = subjects.model, subjects.prepared.layers
-    bands = side_by_side(layers, settings.windows)
-    chosen = read_top_heads(key, subjects.ids, settings.top_heads, settings.top_share, group="text_tokens")
-    tokens, roles = suffixes(subjects.rows, cross=model.image_layers is not None)
-    plans = [
-        plan(len(bands), len(mine), count=settings.count, corners=settings.corners, held_out=settings.held_out, seed=settings.seed) for mine in tokens
-    ]  # fmt: skip
+    prepared, plan = subjects.prepared, TextPlan(params, key, subjects)
+    bands, chosen, tokens, roles, plans = plan.bands, plan.chosen, plan.tokens, plan.roles, plan.plans
     work = len(tracing.HEADS) * sum(len(one.masks) + len(one.corners) for one in plans)
-    targets: dict[str, list] = {heads: [] for heads in tracing.HEADS}
-    slopes: dict[str, list] = {heads: [] for heads in tracing.HEADS}
-    with ResultStore(Path(params.ablation.store)) as store, progress(f"text tokens ({key})", work, "masks") as bar:
-
-        def count(computed: int, found: int) -> None:
-            bar.advance(computed)
-            bar.skip(found)
-
-        for subject, mine, one in zip(subjects, tokens, plans, strict=True):
-            prepare = cache(subject.prepare)
-            for heads in tracing.HEADS:
-                components = single_tokens(len(mine), bands, layers, chosen if heads == "top" else None)
-                options = {"components": components, "batch_size": params.ablation.batch_size, "done": count}
-                targets[heads].append(run_example(store, subject.context, one.masks, prepare, starts=one.starts, **options))
-                gradients = run_gradients(store, subject.context, one.corners, prepare, **options)[1] if len(one.corners) else None
-                slopes[heads].append(gradients)
+    with at_work("stages.trace_text:TextRuns", params, key, "text tokens", work, "masks") as run:
+        measured = list(run([{"example": place} for place in range(len(subjects))]))
+    targets = {heads: [one[f"targets {heads}"] for one in measured] for heads in tracing.HEADS}
+    slopes = {heads: [one.get(f"gradients {heads}") for one in measured] for heads in tracing.HEADS}
 
     pictures = numbered(subjects.rows["scene"].to_list())
     named = templates(subjects.rows["question"].to_list(), subjects.rows["question_kind"].to_list(), pictures.tolist(), tokens, roles)
-    prompts = tracing.Prompts(subjects.ids, tokens, roles, named, pictures, bands, model.image_layers or range(layers))
+    prompts = tracing.Prompts(subjects.ids, tokens, roles, named, pictures, bands, prepared.image_layers or range(prepared.layers))
     found = {heads: solve(subjects.ids, plans, targets[heads], slopes[heads], settings.confidence, settings.seed) for heads in tracing.HEADS}
     tables = {
         "text_tokens": (TEXT_TOKENS, tracing.tokens_table(prompts, found)),
@@ -72,6 +54,45 @@ def main(params: Params, key: str) -> None:
     by_role = tables["text_roles"][1].filter(pl.col("template").is_null(), pl.col("window").is_null(), ~pl.col("role").is_in(["before", "after", "all"]))
     write_csv(by_role.pivot("heads", index="role", values="share", maintain_order=True), paths.plot("text_roles", key))
     write_json(paths.metrics("trace_text", key), metrics(tables, len(subjects), chosen, bands, plans))
+
+
+class TextPlan:
+    """Which tokens are cut off in which bands of layers, example by example.
+
+    Attributes:
+        chosen: the top heads.
+        tokens, roles: of each example's text after the picture.
+        plans: masks of each example.
+    """
+
+    def __init__(self, params: Params, key: str, subjects: Subjects) -> None:
+        settings, prepared = params.text_tokens, subjects.prepared
+        self.bands = side_by_side(prepared.layers, settings.windows)
+        self.chosen = read_top_heads(key, subjects.ids, settings.top_heads, settings.top_share, group="text_tokens")
+        self.tokens, self.roles = suffixes(subjects.rows, cross=prepared.image_layers is not None)
+        drawn = {"count": settings.count, "corners": settings.corners, "held_out": settings.held_out, "seed": settings.seed}
+        self.plans = [plan(len(self.bands), len(mine), **drawn) for mine in self.tokens]
+
+
+class TextRuns:
+    """What a worker does: the masked runs of one example, with all heads and with the top heads alone, and their gradients."""
+
+    def __init__(self, params: str, key: str) -> None:
+        self.params = Params.model_validate_json(params)
+        self.subjects = Subjects(self.params, key)
+        self.plan = TextPlan(self.params, key, self.subjects)
+
+    def __call__(self, unit: dict[str, int], store: Records, count: Count) -> Result:
+        place, found = unit["example"], {}
+        subject, mine, one = self.subjects[place], self.plan.tokens[place], self.plan.plans[place]
+        prepare = cache(subject.prepare)
+        for heads in tracing.HEADS:
+            components = single_tokens(len(mine), self.plan.bands, self.subjects.prepared.layers, self.plan.chosen if heads == "top" else None)
+            options = {"components": components, "batch_size": self.params.ablation.batch_size, "done": count}
+            found[f"targets {heads}"] = run_example(store, subject.context, one.masks, prepare, starts=one.starts, **options)
+            if len(one.corners):
+                found[f"gradients {heads}"] = run_gradients(store, subject.context, one.corners, prepare, **options)[1]
+        return found
 
 
 def solve(ids: list[str], plans: list, targets: list, slopes: list, confidence: float, seed: int) -> list[tracing.TracedExample]:

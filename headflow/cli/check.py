@@ -8,10 +8,11 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from headflow.cli.tables import print_table, table
+from headflow.cli.tables import print_table, size, table
 from headflow.datasets.scenes.settings import SceneSettings
 from headflow.errors import HeadflowError
 from headflow.params import EMBEDDED, ModelParams, Params, read_params
+from headflow.progress import duration
 
 _EXAMPLES = Path("data/examples.parquet")
 _QUESTION = "What is the main object in the image? Answer with one word."
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     from headflow.models.loading import load
     from headflow.models.lvlm import open_picture
 
-    picture, question, examples, references = _example(params, arguments.picture, arguments.question)
+    picture, question, examples, references = one_example(params, arguments.picture, arguments.question)
     start = time.perf_counter()
     options = ("revision", "dtype", "device_map", "attn", "quantization", "trust_remote_code")
     model = load(settings["id"], **{name: settings[name] for name in options})
@@ -81,12 +82,12 @@ def run(arguments: argparse.Namespace) -> None:
     facts.add_row("prefix mode", {"shared": "shared prefix", "recomputed": "full sequence", "cross": "cross-attention"}[capture.mode])
     quantized = f", {settings['quantization']}" if settings["quantization"] else ""
     facts.add_row("weights", f"{settings['dtype']}{quantized}, on {_devices(model)}, loaded in {loaded_s:.1f} s")
-    facts.add_row("memory per example", f"{_size(found.shared_bytes)} keys and values shared by all masks (real and baseline)")
+    facts.add_row("memory per example", f"{size(found.shared_bytes)} keys and values shared by all masks (real and baseline)")
     how = "measured peak" if found.measured else "estimate from shapes"
-    facts.add_row("memory per batch", f"{_size(found.batch_bytes)} for {found.batch} masked forwards at once ({how})")
+    facts.add_row("memory per batch", f"{size(found.batch_bytes)} for {found.batch} masked forwards at once ({how})")
     facts.add_row("speed", f"{found.rate:,.0f} masked forwards a second; one stock forward {found.capture_s:.2f} s")
     run_s = found.seconds(examples, references, masks)
-    facts.add_row("time, current params", f"about {_duration(run_s)} for head attribution: {examples:,} examples × {masks:,} masks, {references:,} references")
+    facts.add_row("time, current params", f"about {duration(run_s)} for head attribution: {examples:,} examples × {masks:,} masks, {references:,} references")
     print_table(console, facts)
 
     measured = table("check", "relative difference", "allowed", "what it shows")
@@ -105,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
     print("All checks passed: headflow can run this model.")
 
 
-def _example(params: Params, picture: Path | None, question: str | None) -> tuple[Any, str, int, int]:
+def one_example(params: Params, picture: Path | None, question: str | None) -> tuple[Any, str, int, int]:
     """A picture, a question, and how many examples and references a run has: those of this folder's examples table, else of the params."""
     counted = params.examples.count * len(params.examples.questions) if params.examples.source == "scenes" else params.examples.count
     examples, references, own, asked = counted, params.examples.references, None, None
@@ -122,6 +123,11 @@ def _example(params: Params, picture: Path | None, question: str | None) -> tupl
         if not picture.is_file():
             raise HeadflowError(f"{picture}: there is no such picture")
         return picture, question or _QUESTION, examples, references
+    if own is None and params.examples.source == "planted":
+        from headflow.datasets.planted import make_examples
+
+        row = make_examples(count=2, references=8, seed=params.examples.seed).row(0, named=True)
+        own, asked = row["image"], row["question"]
     if own is None:
         from headflow.datasets.scenes.render import scene
 
@@ -137,17 +143,3 @@ def _crossing(model: Any) -> str:
 def _devices(model: Any) -> str:
     places = {str(weight.device) for weight in model.model.parameters()}
     return ", ".join(sorted(places))
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from headflow import __version__
-from headflow.cli import check, models
+from headflow.cli import check, models, plan, status
 from headflow.errors import HeadflowError
 
-COMMANDS = (check, models)
+COMMANDS = (check, plan, status, models)
 """Modules with ``add(subcommands)``: it adds a parser whose default ``run`` is called with the parsed arguments.
 
 They are imported whenever the command starts, so what is slow to import (torch, transformers) is imported inside ``run``.

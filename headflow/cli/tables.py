@@ -22,3 +22,21 @@ def print_table(console: Console, shown: Table) -> None:
     width = Measurement.get(console, console.options.update(max_width=1000), shown).maximum
     for line in console.render_lines(shown, console.options.update(width=width), pad=False):
         print("".join(segment.text for segment in line).rstrip())
+
+
+def size(count: float) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB" if count < 1024 else f"{count / 1024:.1f} TiB"
+
+
+def flops(count: float) -> str:
+    """A number of floating-point operations in the unit that suits it."""
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} EFLOP"

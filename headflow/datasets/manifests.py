@@ -13,6 +13,11 @@ from polars.exceptions import PanicException
 
 from headflow.errors import HeadflowError
 
+MOST_BYTES = 1_000_000_000
+"""Size of a manifest's file."""
+MOST_ROWS = 10_000_000
+"""Of a Parquet manifest: a few bytes of it can stand for any number of rows."""
+
 SPREADSHEET = "rows are numbered as a spreadsheet shows them: the header is row 1"
 LINES = "rows are numbered as the lines of the file"
 
@@ -37,6 +42,8 @@ def read_manifest(path: Path) -> Manifest:
     if reader is None:
         raise HeadflowError(f"{path}: a manifest is a .csv, .jsonl or .parquet file")
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise HeadflowError(f"{path}: takes {size:,} bytes; a manifest has at most {MOST_BYTES:,}: divide it")
         manifest = reader(path.read_bytes())
     except UnicodeDecodeError as error:
         raise HeadflowError(f"{path}: not UTF-8 text (byte {error.start + 1:,}); save it as UTF-8") from None
@@ -108,6 +115,9 @@ def _read_jsonl(content: bytes) -> Manifest:
 
 
 def _read_parquet(content: bytes) -> Manifest:
+    rows = pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item()  # by what the file says of itself; nothing is unpacked
+    if rows > MOST_ROWS:
+        raise ValueError(f"{rows:,} rows; a manifest has at most {MOST_ROWS:,}: divide it")
     frame = pl.read_parquet(io.BytesIO(content), use_pyarrow=False)
     return Manifest(frame.columns, list(enumerate(frame.iter_rows(named=True), 2)))
 

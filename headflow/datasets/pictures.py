@@ -25,6 +25,13 @@ _TURNS = {
     2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90,
 }  # fmt: skip
 
+_BYTES_PER_PIXEL = 8
+_LARGEST_EXTRA = 64 * 2**20
+"""What a file may hold beside its pixels (uncompressed, 16 bits in four channels): previews, colour profiles, camera data."""
+
+_MOST_SCANS = 100
+"""Of a progressive JPEG, which has about ten: each is a pass over all pixels, and an empty one takes a few bytes of the file."""
+
 Source = Path | bytes
 Size = tuple[int, int]
 """Width and height, pixels."""
@@ -136,10 +143,16 @@ def _decode(source: Source, max_pixels: int) -> tuple[Image.Image, int]:
     """The decoded picture as it is stored, and its EXIF orientation."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
+        # Before it is opened: decoders take a chunk that they do not know into memory whole.
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size > max_pixels * _BYTES_PER_PIXEL + _LARGEST_EXTRA:
+            raise Fault(f"takes {size:,} bytes, more than any picture of examples.max_pixels, {max_pixels:,}")
         # Warnings about odd metadata or large pictures: what matters of them is an error below.
         with warnings.catch_warnings(action="ignore"), Image.open(stream, formats=_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise Fault(f"{image.width} × {image.height} pixels are more than examples.max_pixels, {max_pixels:,}")
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(source)
             image.load()
             return image.copy(), _orientation(image)
     except Fault:
@@ -152,6 +165,13 @@ def _decode(source: Source, max_pixels: int) -> tuple[Image.Image, int]:
         if isinstance(error, OSError) and error.errno:
             raise Fault(f"cannot be read ({error.strerror})") from None
         raise Fault(f"is damaged or truncated ({_line(error)})") from None
+
+
+def _check_scans(source: Source) -> None:
+    """Raise Fault if a JPEG has more scans than pictures have. The marker of a scan (FF DA) cannot stand in coded pixels."""
+    scans = (source if isinstance(source, bytes) else source.read_bytes()).count(b"\xff\xda")
+    if scans > _MOST_SCANS:
+        raise Fault(f"has {scans:,} scans, which would take very long to decode")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

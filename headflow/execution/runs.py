@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from headflow.ablation import BatchSize, gate_gradients, stream_masks
+from headflow.batching import batch_of
 from headflow.components import Components
 from headflow.errors import HeadflowError
 from headflow.execution.fingerprint import digest, unit_key
@@ -28,6 +29,20 @@ def blocks(count: int, starts: Sequence[int] = (0,)) -> list[slice]:
     """Cut ``count`` masks into work units, anew at each of ``starts``: more masks extend a group and leave its full blocks as they are."""
     edges = [*sorted({0, *starts}), count]
     return [slice(at, min(at + BLOCK, stop)) for start, stop in itertools.pairwise(edges) for at in range(start, stop, BLOCK)]
+
+
+def windows(spans: Sequence[slice], starts: Sequence[int], batch: int) -> list[int]:
+    """Which window each work unit lies in: as many units on end as fill a batch, counted anew in every group of masks.
+
+    A window's batches do not depend on which other windows are computed, and its units are saved together: so whatever stops and restarts a run,
+    it gives the same numbers to the last bit.
+    """
+    across, found, place, window = max(1, batch // BLOCK), [], 0, -1
+    for span in spans:
+        place = 0 if span.start in {0, *starts} else place + 1
+        window += place % across == 0
+        found.append(window)
+    return found
 
 
 def run_example(
@@ -73,18 +88,23 @@ def run_example(
     capture, baseline, target = prepare()
     places = np.concatenate([np.arange(span.start, span.stop) for span, _ in missing])
     ends = np.cumsum([span.stop - span.start for span, _ in missing])
+    within = dict(zip(keys, windows(spans, starts, batch_of(capture, batch_size)), strict=True))
+    # Missing units that end a window: only up to there is work saved, and no batch reaches beyond.
+    last = [place for place in range(len(missing)) if place + 1 == len(missing) or within[missing[place][1]] != within[missing[place + 1][1]]]
     saved, last_save = 0, time.monotonic()
 
     def save(upto: int) -> None:
         nonlocal saved, last_save
-        finished = int(np.searchsorted(ends, upto, side="right"))
+        whole = int(np.searchsorted(ends[last], upto, side="right"))
+        finished = last[whole - 1] + 1 if whole else 0
         if finished > saved:
             store.put((key, results[span]) for span, key in missing[saved:finished])
             saved, last_save = finished, time.monotonic()
 
     stop = 0
     try:
-        for start, stop, values in stream_masks(capture, masks[places], baseline=baseline, target=target, components=components, batch_size=batch_size):
+        options = {"baseline": baseline, "target": target, "components": components, "batch_size": batch_size, "edges": ends[last].tolist()}
+        for start, stop, values in stream_masks(capture, masks[places], **options):
             if not np.isfinite(values).all():
                 bad = int(places[start:stop][~np.isfinite(values)][0])
                 stop = start

@@ -1,7 +1,7 @@
 """Which answers are explained, and which other answers they compete with."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -47,16 +47,26 @@ def stock_answers(model: LVLM, examples: pl.DataFrame) -> dict[str, list[int] | 
     question go together."""
     found: dict[str, list[int] | HeadflowError] = {}
     with progress("stock answers", len(examples), "examples") as bar:
-        sized = examples.with_columns(picture_sizes(examples))
-        for (question, kind, _), group in sized.group_by("question", "question_kind", "size", maintain_order=True):
-            longest = _DESCRIPTION_TOKENS if kind == "description" else _ANSWER_TOKENS
-            for part in group.iter_slices(_AT_ONCE):
-                try:
-                    found.update(zip(part["id"], model.answer_ids(part["image"].to_list(), str(question), longest), strict=True))
-                except HeadflowError:  # one of them: each alone, so that only that one is left out
-                    found.update((id, _alone(model, image, str(question), longest)) for id, image in part.select("id", "image").iter_rows())
-                bar.advance(len(part))
+        for part in answered_together(examples):
+            found |= answers_of_part(model, part)
+            bar.advance(len(part))
     return found
+
+
+def answered_together(examples: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The examples in parts that are answered in one batch: pictures of one size with the same question."""
+    sized = examples.with_columns(picture_sizes(examples))
+    for _, group in sized.group_by("question", "question_kind", "size", maintain_order=True):
+        yield from group.iter_slices(_AT_ONCE)
+
+
+def answers_of_part(model: LVLM, part: pl.DataFrame) -> dict[str, list[int] | HeadflowError]:
+    """What the model says to each example of one part, or why it cannot take it."""
+    question, longest = part["question"][0], _DESCRIPTION_TOKENS if part["question_kind"][0] == "description" else _ANSWER_TOKENS
+    try:
+        return dict(zip(part["id"], model.answer_ids(part["image"].to_list(), str(question), longest), strict=True))
+    except HeadflowError:  # one of them: each alone, so that only that one is left out
+        return {id: _alone(model, image, str(question), longest) for id, image in part.select("id", "image").iter_rows()}
 
 
 def _alone(model: LVLM, image: bytes, question: str, longest: int) -> list[int] | HeadflowError:

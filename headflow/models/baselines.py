@@ -99,7 +99,7 @@ class Baseline:
                 )
         except FileNotFoundError:
             raise HeadflowError(f"{path}: missing; run `dvc repro` to make it") from None
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, RecursionError, OSError) as error:
             raise HeadflowError(f"{path}: not a readable baseline file ({error}); delete it and run `dvc repro` again") from None
 
 

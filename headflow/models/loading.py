@@ -73,6 +73,8 @@ def load(
     with _loading(source):
         AutoConfig.from_pretrained(source, **options)  # alone first: a model that is not there is told after one look
         processor = load_processor(source, **options)
+        # Weights in pickle files (.bin, .pt) can run code when they are opened.
+        extra["use_safetensors"] = True
         model, found = AutoModelForImageTextToText.from_pretrained(source, dtype=DTYPES[dtype], output_loading_info=True, **options, **extra)
         _check_complete(found)
     text = model.get_decoder().config
@@ -187,4 +189,6 @@ def _loading(source: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged tokenizer.json, for one, raises a plain Exception
         reason = "; ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2]) or type(error).__name__
+        if "trust_remote_code" in str(error):
+            reason = "it comes with code of its own, which is not run unasked; read that code, and set trust_remote_code: true for this model if you trust it"
         raise HeadflowError(f"model {str(source)!r} cannot be loaded: {reason}") from error

@@ -433,6 +433,7 @@ def colophon(run: Run, folder: Path = Path()) -> Markup:
     model, own = run.model, params["models"][run.key] or {}
     facts = [
         ("model", f"{model['id']}, {model['architecture']}, revision {model.get('revision') or 'none'}"),
+        ("code of the checkpoint", "executed (trust_remote_code: true)" if model.get("trust_remote_code") else "none executed (trust_remote_code: false)"),
         ("weights", f"{model['dtype']}, {'quantised to ' + model['quantization'] if model.get('quantization') else 'not quantised'}"),
         ("attention", f"{model.get('attn') or 'auto'} in the untouched model; masked runs bring their own"),
         ("device map", own.get("device_map") or "auto"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from polars.exceptions import PanicException
 
 from headflow.errors import HeadflowError
 from headflow.files import write_atomically
@@ -56,7 +57,7 @@ class Table:
             frame = pl.read_parquet(path, use_pyarrow=False, memory_map=False)
         except FileNotFoundError:
             raise HeadflowError(f"{path}: missing; run `dvc repro` to make it") from None
-        except Exception as error:  # polars raises several unrelated classes for a damaged file
+        except (Exception, PanicException) as error:  # polars raises several unrelated classes for a damaged file
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise HeadflowError(f"{path}: not a readable Parquet file ({reason}); delete it and run `dvc repro` again") from error
         return self.check(frame, str(path))
