@@ -209,7 +209,7 @@ class ExecutionParams(Group):
         "auto", description="processes that load the model, each once; auto: one for every GPU, one where there is none; on Ray as many as fit"
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
-        "auto", description="CPU threads of each worker; auto: an equal share of the machine's, one on Ray; the same number gives the same results, byte for byte"
+        "auto", description="CPU threads of each worker; auto: an equal share of the machine's, one on Ray; the same number gives the same bytes"
     )
     gpus_per_worker: int = Field(1, ge=1, le=64, description="GPUs that one worker's model is spread over, where there are any")
     address: str | None = Field(

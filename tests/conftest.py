@@ -5,6 +5,9 @@ import os
 # Spinning threads slow each other down where the tests share a machine; read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# A user's own settings are no part of the tests.
+for name in ("HEADFLOW_STORE", "DVC_ROOT"):
+    os.environ.pop(name, None)
 
 from collections.abc import Callable
 from pathlib import Path

@@ -24,6 +24,12 @@ def test_a_stage_depends_on_exactly_the_modules_that_it_imports(name: str) -> No
     assert declared == expected
 
 
+def test_no_output_turns_the_run_cache_off() -> None:
+    """DVC takes the results of earlier params from its cache only where no entry of `outs` is kept out of it."""
+    for name, stage in STAGES.items():
+        assert all(isinstance(out, str) for out in stage.get("do", stage)["outs"]), f"{name}: what git keeps belongs under metrics or plots"
+
+
 def test_no_stage_is_missing_from_the_pipeline() -> None:
     entered = {path.stem for path in (ROOT / "stages").glob("*.py") if "enter(main" in path.read_text()}
     assert entered == set(STAGES)
@@ -44,7 +50,7 @@ def test_every_key_of_the_params_file_has_a_comment() -> None:
             assert before.lstrip().startswith("# ") or "  # " in line, f"no comment at {line!r}"
 
 
-@pytest.mark.parametrize("name", ["sample_masks", "fit_attributions", "cluster_heads", "prepare_examples", "render_report", "compare_models"])
+@pytest.mark.parametrize("name", ["sample_masks", "fit_attributions", "cluster_heads", "score_knockouts", "prepare_examples", "render_report", "compare_models"])
 def test_stages_without_a_model_import_neither_torch_nor_transformers(name: str) -> None:
     for file in import_closure(ROOT / "stages" / f"{name}.py"):
         lines = [line.split()[1].split(".")[0] for line in file.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
