@@ -6,8 +6,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # A user's own settings are no part of the tests.
-for name in ("HEADFLOW_STORE", "DVC_ROOT"):
-    os.environ.pop(name, None)
+os.environ.pop("HEADFLOW_STORE", None)
+os.environ.pop("DVC_ROOT", None)
 
 from collections.abc import Callable
 from pathlib import Path

@@ -50,7 +50,9 @@ def test_every_key_of_the_params_file_has_a_comment() -> None:
             assert before.lstrip().startswith("# ") or "  # " in line, f"no comment at {line!r}"
 
 
-@pytest.mark.parametrize("name", ["sample_masks", "fit_attributions", "cluster_heads", "score_knockouts", "prepare_examples", "render_report", "compare_models"])
+@pytest.mark.parametrize(
+    "name", ["sample_masks", "fit_attributions", "cluster_heads", "score_knockouts", "prepare_examples", "render_report", "compare_models"]
+)
 def test_stages_without_a_model_import_neither_torch_nor_transformers(name: str) -> None:
     for file in import_closure(ROOT / "stages" / f"{name}.py"):
         lines = [line.split()[1].split(".")[0] for line in file.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
