@@ -1,6 +1,8 @@
 """Text from data sets and models on a page: shown letter by letter, and never an element, an attribute, or a script."""
 
+import io
 import json
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,11 +12,17 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from headflow.analysis.knockout_examples import KnockedOutText, KnockoutExample
+from headflow.charts import compressing
 from headflow.charts.examples import _bare
-from headflow.reporting import page
+from headflow.reporting import blocks, page
 from headflow.reporting.figure import CHART, drawable_text
 from headflow.reporting.html import script_json, table, tag
+from headflow.reporting.knocked_out import description_table
+from headflow.reporting.sentences.compressing import categories
+from headflow.tables.compressing import COMPRESSED_SUMMARY
 from tests.security.profile import fuzz
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "reports" / "templates" / "report.html.j2"
@@ -92,6 +100,45 @@ def test_hostile_text_makes_no_element(text, harmless, tmp_path, monkeypatch):
     assert text.replace("\r\n", "\n").replace("\r", "\n") in shown
     spec = json.loads(found.scripts[0])
     assert spec["description"] == drawable_text(text)
+
+
+def described(texts: Sequence[str], folder: Path) -> str:
+    """The cells of the page about descriptions with each of ``texts`` as what is said, true, named, lost or asked, and as the name of an example."""
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    pictures = pl.DataFrame({"id": texts, "image": [picture.getvalue()] * len(texts), "said": texts, "description": texts})
+    examples = [
+        KnockoutExample(text, 0, ((text, ""), (text, "named")), (KnockedOutText("img→gen", "query", ((text, "invented"), (text, "")), (text,), ended=False),))
+        for text in texts
+    ]
+    ways = [("full", None, None), ("both", "attention", 2.0)]
+    rows = [
+        ("fresh", *way, category, accuracy, accuracy - 0.1, accuracy, 0.0, 0.0, 1.0, 9.0, 9.0, 4, 8)
+        for way in ways for category, accuracy in [("all", 0.5), *((text, 0.9 - 0.01 * place) for place, text in enumerate(texts))]
+    ]  # fmt: skip
+    summary = pl.DataFrame(rows, schema={name: column.dtype for name, column in COMPRESSED_SUMMARY.columns.items()}, orient="row")
+    html = blocks.descriptions(pictures, len(texts)) + description_table(examples) + tag("p", categories(summary))
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": str(html)}),
+        nbformat.v4.new_output("display_data", {CHART: drawable_text(compressing.by_category(summary, "fresh").to_dict()), "text/plain": ""}),
+    ]
+    cells = [nbformat.v4.new_code_cell("", outputs=outputs, execution_count=1)]
+    page.render(nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}}), TEMPLATE, folder / "descriptions.html", title="")
+    return (folder / "descriptions.html").read_text(encoding="utf-8")
+
+
+def test_what_models_say_makes_no_element_on_the_page_about_descriptions(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "_bundle", lambda: "/* the library */")
+    shown, plain = (Page(described(texts, tmp_path)) for texts in (HOSTILE, [f"plain text {number}" for number in range(len(HOSTILE))]))
+    assert [(name, sorted(attributes)) for name, attributes in shown.elements] == [(name, sorted(attributes)) for name, attributes in plain.elements]
+    assert sum(name in ("mark", "del", "img") for name, _ in shown.elements) == 3 * len(HOSTILE)
+    assert len(shown.scripts) == len(plain.scripts)
+    kinds = {row["category"] for rows in json.loads(shown.scripts[0])["datasets"].values() for row in rows}
+    assert kinds == {drawable_text(text) for text in HOSTILE}
+    text = shown.text.replace("\r\n", "\n").replace("\r", "\n")
+    for one in HOSTILE:
+        # As an id; true and said on a card; as untouched text, named, invented, other text and lost.
+        assert text.count(one.replace("\r\n", "\n").replace("\r", "\n")) >= 8, repr(one)
 
 
 NUMBERS = st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
