@@ -22,6 +22,7 @@ class Cost:
         forward_s, forward_flops: of one masked forward among a batch.
         gradient_s, gradient_flops: of one forward and backward pass that gives the gradients of all gates.
         capture_s, capture_flops: of one stock forward of a whole prompt.
+        token_s, token_flops: of one generated token, many descriptions side by side.
         batch: masked forwards at once.
         took_s: what the calibration itself took, loading the model included.
         device: kinds of device that hold the weights.
@@ -30,26 +31,28 @@ class Cost:
     forward_s: float
     gradient_s: float
     capture_s: float
+    token_s: float
     forward_flops: float
     gradient_flops: float
     capture_flops: float
+    token_flops: float
     batch: int
     took_s: float
     device: str
 
     def seconds(self, work: Work, *, left: bool = True) -> float:
         """Estimated time of a stage's work, or of what is left of it."""
-        return _priced(work, left, self.forward_s, self.gradient_s, self.capture_s)
+        return _priced(work, left, self.forward_s, self.gradient_s, self.capture_s, self.token_s)
 
     def flops(self, work: Work, *, left: bool = True) -> float:
         """Floating-point operations of a stage's work, or of what is left of it."""
-        return _priced(work, left, self.forward_flops, self.gradient_flops, self.capture_flops)
+        return _priced(work, left, self.forward_flops, self.gradient_flops, self.capture_flops, self.token_flops)
 
 
-def _priced(work: Work, left: bool, forward: float, gradient: float, capture: float) -> float:
+def _priced(work: Work, left: bool, forward: float, gradient: float, capture: float, token: float) -> float:
     if left:
-        return work.forwards_left * forward + work.gradients_left * gradient + work.captures_left * capture
-    return work.forwards * forward + work.gradients * gradient + max(work.captures, work.examples) * capture
+        return work.forwards_left * forward + work.gradients_left * gradient + work.captures_left * capture + work.tokens_left * token
+    return work.forwards * forward + work.gradients * gradient + max(work.captures, work.examples) * capture + work.tokens * token
 
 
 def calibrate(params: Params, key: str, device_map: str | None = None) -> tuple[Cost, Outline]:
@@ -71,12 +74,15 @@ def calibrate(params: Params, key: str, device_map: str | None = None) -> tuple[
         capture, other = model.capture(opened, question), model.capture(ImageOps.invert(opened), question)
         found = diagnose(capture, other)
         gradient_s, flops = _gradient_seconds(capture, other), count_flops(capture, other, found.batch)
+        token_s, token_flops = decoding_cost(capture)
         devices = ", ".join(sorted({weight.device.type for weight in model.model.parameters()}))
         outline = Outline(
             model.layers, model.heads, capture.mode == "cross", list(capture.roles), capture.image,
             capture.key_image.stop - capture.key_image.start, examples, references,
         )  # fmt: skip
-        cost = Cost(1 / found.rate, gradient_s, found.capture_s, *flops, batch=found.batch, took_s=time.perf_counter() - began, device=devices)
+        cost = Cost(
+            1 / found.rate, gradient_s, found.capture_s, token_s, *flops, token_flops, batch=found.batch, took_s=time.perf_counter() - began, device=devices
+        )  # fmt: skip
         return cost, outline
     finally:
         del model
@@ -108,6 +114,26 @@ def _gradient_seconds(capture: Any, other: Any) -> float:
         gate_gradients(capture, corners, baseline=baseline)
         times.append((time.perf_counter() - start) / CORNER_BLOCK)
     return times[-1]
+
+
+def decoding_cost(capture: Any, sequences: int = 16, most: int = 8) -> tuple[float, float]:
+    """Seconds, and floating-point operations, of one generated token, that which ends a sequence included.
+
+    A few tokens of some sequences side by side, as knockouts are decoded; the text after the picture, which each sequence runs first, is in it.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from headflow.decoding import decode
+
+    taken = []
+    for _ in range(2):  # the first round pays for what is made once
+        start = time.perf_counter()
+        [said] = zip(*decode([capture] * sequences, max_new_tokens=most), strict=True)
+        taken.append(time.perf_counter() - start)
+    with FlopCounterMode(display=False) as counter:
+        decode([capture], max_new_tokens=most)
+    ran = [min(len(tokens) + 1, most) for tokens in said]
+    return taken[-1] / sum(ran), counter.get_total_flops() / ran[0]
 
 
 def count_flops(capture: Any, other: Any, batch: int) -> tuple[float, float, float]:

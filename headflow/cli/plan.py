@@ -77,24 +77,26 @@ def disk(work: Work) -> float:
 
 def show(console: Console, params: Params, key: str, cost: Cost, works: list[Work], reason: str) -> None:
     """Print the table of one model."""
-    shown = table("stage", "work units", "in the store", "masked forwards left", "gradients left", "compute left", "time left", "disk")
+    shown = table("stage", "work units", "in the store", "masked forwards left", "gradients left", "tokens left", "compute left", "time left", "disk")
     for work in works:
-        most = "≤ " if work.most else ""
+        most, priced = "≤ " if work.most else "", "≤ " if work.bounded else ""
         found = "done" if work.done else f"{work.found_records:,}" if work.known else "not known yet" if work.records else "–"
         shown.add_row(
             work.stage, f"{most}{work.records:,}" if work.records else "–", found, _count(most, work.forwards_left), _count(most, work.gradients_left),
-            f"{most}{flops(cost.flops(work))}" if cost.flops(work) else "–", f"{most}{duration(cost.seconds(work))}" if cost.flops(work) else "–",
-            f"{most}{size(disk(work))}" if disk(work) else "–",
+            _count("≤ ", work.tokens_left),
+            f"{priced}{flops(cost.flops(work))}" if cost.flops(work) else "–", f"{priced}{duration(cost.seconds(work))}" if cost.flops(work) else "–",
+            f"{priced}{size(disk(work))}" if disk(work) else "–",
         )  # fmt: skip
     left_s, whole_s = sum(map(cost.seconds, works)), sum(cost.seconds(work, left=False) for work in works)
     units, found = sum(work.records for work in works), sum(work.found_records for work in works)
     shown.add_row(
         "all", f"{units:,}", f"{found:,}", _count("", sum(work.forwards_left for work in works)), _count("", sum(work.gradients_left for work in works)),
-        flops(sum(map(cost.flops, works))), duration(left_s), size(sum(map(disk, works))),
+        _count("≤ ", sum(work.tokens_left for work in works)), flops(sum(map(cost.flops, works))), duration(left_s), size(sum(map(disk, works))),
     )  # fmt: skip
     print(f"{key}: {params.model(key).id} on {cost.device}, {_rate(cost)}, calibrated in {cost.took_s:.0f} s")
     print_table(console, shown)
-    print(f"about {duration(whole_s)} for the whole run, {duration(left_s)} of it left" + (f"; {_first_words(reason)}" if reason else ""))
+    most = "at most " if any(work.bounded for work in works) else ""
+    print(f"{most}about {duration(whole_s)} for the whole run, {duration(left_s)} of it left" + (f"; {_first_words(reason)}" if reason else ""))
     print()
 
 
@@ -108,8 +110,9 @@ def whole(params: Params, planned: dict[str, tuple[Cost, list[Work], str]]) -> s
     folder = next(parent for parent in (path.absolute().parent, *path.absolute().parent.parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free
     room = f"{size(free)} free" + (": NOT ENOUGH" if needed > free else "")
+    most = "at most " if any(work.bounded for _, works, _ in planned.values() for work in works) else ""
     return (
-        f"{len(planned)} {'model' if len(planned) == 1 else 'models'}: about {duration(left_s)} of work left on one such device; "
+        f"{len(planned)} {'model' if len(planned) == 1 else 'models'}: {most}about {duration(left_s)} of work left on one such device; "
         f"the store {path} ({held}) grows by about {size(needed)} ({room})"
     )
 
@@ -119,7 +122,8 @@ def as_json(cost: Cost, works: list[Work], reason: str) -> dict[str, Any]:
     stages = {
         work.stage: {
             "units": work.records, "units_in_store": work.found_records if work.known else None, "forwards": work.forwards,
-            "forwards_left": work.forwards_left, "gradients": work.gradients, "gradients_left": work.gradients_left, "upper_bound": work.most,
+            "forwards_left": work.forwards_left, "gradients": work.gradients, "gradients_left": work.gradients_left,
+            "tokens_left": work.tokens_left, "upper_bound": work.bounded,
             "flops_left": cost.flops(work), "seconds_left": cost.seconds(work), "bytes_left": disk(work), "flops": cost.flops(work, left=False),
             "seconds": cost.seconds(work, left=False),
         }

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from headflow.cli import description_work as described
 from headflow.cli.stored import StoreView
 from headflow.cli.work import Empty, Heard, Listed, Missing, Tally, Work, nothing
 from headflow.errors import HeadflowError
 
 STAGES = (
     "extract_features", "run_ablations", "evaluate_faithfulness", "compare_baselines", "trace_text", "trace_flow", "trace_image", "keep_image_tokens",
-    "read_heads",
+    "read_heads", "describe_images", "share_attention", "localise_objects", "knock_out_attention", "compress_context",
 )  # fmt: skip
 
 
@@ -362,5 +363,7 @@ def _read_heads(listed: Listed, store: StoreView) -> Work:
 _COUNTERS: dict[str, Callable[[Listed, StoreView], Work]] = {
     "extract_features": _extract_features, "run_ablations": _run_ablations, "evaluate_faithfulness": _evaluate_faithfulness,
     "compare_baselines": _compare_baselines, "trace_text": _trace_text, "trace_flow": _trace_flow, "trace_image": _trace_image,
-    "keep_image_tokens": _keep_image_tokens, "read_heads": _read_heads,
+    "keep_image_tokens": _keep_image_tokens, "read_heads": _read_heads, "describe_images": described.describe_images,
+    "share_attention": described.share_attention, "localise_objects": described.localise_objects,
+    "knock_out_attention": described.knock_out_attention, "compress_context": described.compress_context,
 }  # fmt: skip

@@ -26,8 +26,9 @@ class Work:
     Attributes:
         records: work units, each one record of the store.
         forwards, gradients: masked forwards, and forward and backward passes, of all units.
+        tokens: generated at most, of all units.
         captures: stock forwards, each with one example's text.
-        found_records, found_forwards, found_gradients: of these, those in the store.
+        found_records, found_forwards, found_gradients, found_tokens: of these, those in the store.
         examples: examples that the stage looks at.
         examples_left: those that something is to be computed for, each of which is captured once more.
         sizes: numbers in a record → such records that the store lacks.
@@ -40,10 +41,12 @@ class Work:
     records: int = 0
     forwards: int = 0
     gradients: int = 0
+    tokens: int = 0
     captures: int = 0
     found_records: int = 0
     found_forwards: int = 0
     found_gradients: int = 0
+    found_tokens: int = 0
     examples: int = 0
     examples_left: int = 0
     sizes: Counter = field(default_factory=Counter)
@@ -58,6 +61,15 @@ class Work:
     @property
     def gradients_left(self) -> int:
         return 0 if self.done else self.gradients - self.found_gradients
+
+    @property
+    def tokens_left(self) -> int:
+        return 0 if self.done else self.tokens - self.found_tokens
+
+    @property
+    def bounded(self) -> bool:
+        """Whether what is left is an upper bound: of how much is asked, or of how long the answers get."""
+        return self.most or self.tokens_left > 0
 
     @property
     def captures_left(self) -> int:
@@ -136,8 +148,8 @@ class Tally:
             lacking=Counter() if there else Counter([numbers]),
         )  # fmt: skip
 
-    def bound(self, records: int, found: int, numbers: int, *, forwards: int = 0, gradients: int = 0, share: float | None = None) -> None:
-        """Count units of which only the number is known, ``found`` of them in the store; ``share`` of the forwards and gradients is done by these."""
+    def bound(self, records: int, found: int, numbers: int, *, forwards: int = 0, gradients: int = 0, tokens: int = 0, share: float | None = None) -> None:
+        """Count units of which only the number is known, ``found`` of them in the store; ``share`` of the runs of the model is done by these."""
         if found < records:
             self._missing()
         share = (found / records if records else 1.0) if share is None else share
@@ -145,6 +157,8 @@ class Tally:
             records, found, forwards=forwards, found_forwards=round(forwards * share), gradients=gradients, found_gradients=round(gradients * share),
             lacking=Counter({numbers: records - found}),
         )  # fmt: skip
+        self.work.tokens += tokens
+        self.work.found_tokens += round(tokens * share)
 
     def _missing(self) -> None:
         if not self._left:
