@@ -1,16 +1,14 @@
 """Where do the tokens of a description look: at the picture, at the rest of the prompt, or at what has been said?"""
 
-from pathlib import Path
-
+import numpy as np
 import polars as pl
 
 from headflow.analysis import sharing
 from headflow.errors import HeadflowError
+from headflow.execution.executors.jobs import Count, Records, Result
 from headflow.execution.looked import StoredLook, code_version
-from headflow.execution.store import ResultStore
 from headflow.files import write_csv, write_json
 from headflow.params import Params
-from headflow.progress import progress
 from headflow.tables.descriptions import DESCRIPTIONS
 from headflow.tables.sharing import (
     ATTENTION_MAPS,
@@ -26,27 +24,26 @@ from headflow.tables.sharing import (
 )
 from stages import paths
 from stages.door import enter
-from stages.pictures import Pictures
+from stages.pictures import Pictures, aligned
+from stages.workers import at_work
 
 
 def main(params: Params, key: str) -> None:
     """Write shares of attention by picture, layer and head, attention maps and their spread, and metrics of model ``key``."""
     settings, pictures = params.sharing, Pictures(params, key)
-    said = dict(DESCRIPTIONS.read(paths.descriptions_dir(key) / "descriptions.parquet").select("id", "tokens").iter_rows())
-    version, looked, maps = code_version(), [], []
-    with ResultStore(Path(params.ablation.store)) as store, progress(f"share attention ({key})", len(pictures), "pictures") as bar:
-        for picture in pictures:
-            if picture.id not in said:
-                raise HeadflowError(f"{paths.descriptions_dir(key)}: made from other pictures than {paths.EXAMPLES}; run `dvc repro`")
-            if said[picture.id]:  # a description without a word has nobody who looks
-                try:
-                    stored = StoredLook(store, picture.context, version, said[picture.id], picture.capture)
-                    looked.append(stored.look(picture.id, picture.row["scene"]))
-                    if len(maps) < settings.shown:
-                        maps.append(sharing.map_rows(looked[-1], stored.boxes()))
-                except HeadflowError as error:
-                    raise HeadflowError(f"picture {picture.id}: {error}") from error
-            bar.advance()
+    ids, scenes, said = pictures.rows["id"].to_list(), pictures.rows["scene"].to_list(), read_said(key)
+    if strangers := set(ids) - set(said):
+        raise HeadflowError(f"{paths.descriptions_dir(key)}: made from other pictures than {paths.EXAMPLES} ({min(strangers)}); run `dvc repro`")
+    places = [place for place, id in enumerate(ids) if said[id]]  # a description without a word has nobody who looks
+    units = [{"picture": place, "boxes": number < settings.shown} for number, place in enumerate(places)]
+    looked, maps = [], []
+    with at_work("stages.share_attention:Looks", params, key, "share attention", len(units), "pictures") as run:
+        for place, one in zip(places, run(units), strict=True):
+            boxes = one.pop("boxes", None)
+            one = {name: aligned(value) if isinstance(value, np.ndarray) else value for name, value in one.items()}
+            looked.append(sharing.Looked(ids[place], scenes[place], **{**one, "tokens": tuple(one["tokens"])}))
+            if boxes is not None:
+                maps.append(sharing.map_rows(looked[-1], boxes))
 
     shares, each, means = sharing.share_rows(looked), sharing.picture_rows(looked), sharing.layer_means(looked, settings.confidence)
     fractions, heads = sharing.fractions(each, settings.confidence), sharing.head_means(looked, settings.confidence)
@@ -73,6 +70,32 @@ def main(params: Params, key: str) -> None:
             "spread": by(contrast, ("measure",), ("early", "middle", "late", "difference", "low", "high", "p")),
         },
     )
+
+
+def read_said(key: str) -> dict[str, list[int]]:
+    """The tokens of each description, by picture."""
+    return dict(DESCRIPTIONS.read(paths.descriptions_dir(key) / "descriptions.parquet").select("id", "tokens").iter_rows())
+
+
+class Looks:
+    """What a worker does: where the tokens of one description look, and where the picture's keys lie on it if a map is to be drawn."""
+
+    def __init__(self, params: str, key: str) -> None:
+        self.pictures, self.said, self.version = Pictures(Params.model_validate_json(params), key), read_said(key), code_version()
+
+    def __call__(self, unit: dict[str, int], store: Records, count: Count) -> Result:
+        picture = self.pictures[unit["picture"]]
+        try:
+            stored = StoredLook(store, picture.context, self.version, self.said[picture.id], picture.capture)
+            found = stored.look(picture.id, picture.row["scene"])
+            result: Result = {name: getattr(found, name) for name in ("shares", "even", "maps", "image_tokens")}
+            result |= {"tokens": list(found.tokens), "reading": list(found.reading)}
+            if unit["boxes"]:
+                result["boxes"] = stored.boxes()
+        except HeadflowError as error:
+            raise HeadflowError(f"picture {picture.id}: {error}") from error
+        count(1, 0)
+        return result
 
 
 def plotted(means: pl.DataFrame) -> pl.DataFrame:

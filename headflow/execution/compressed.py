@@ -6,8 +6,8 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from jaxtyping import Float
 
+from headflow.execution.executors.jobs import Records
 from headflow.execution.fingerprint import digest, digest_json, engine_version
-from headflow.execution.store import ResultStore
 from headflow.models.compression.conversation import Conversation, Outcome
 from headflow.models.compression.turns import Asking
 from headflow.models.compression.variants import Variant
@@ -31,7 +31,7 @@ class StoredConversation:
         conversation: the conversation.
     """
 
-    store: ResultStore
+    store: Records
     context: str
     conversation: Conversation
 

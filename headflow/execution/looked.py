@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headflow.analysis.sharing import Looked
+from headflow.execution.executors.jobs import Records
 from headflow.execution.fingerprint import digest, digest_json
-from headflow.execution.store import ResultStore
 from headflow.models import keeping, spoken_attention
 from headflow.models.capture import Capture
 from headflow.models.places import boxes_on_picture
@@ -32,7 +32,7 @@ class StoredLook:
         capture: captures the picture with these tokens fed to the model.
     """
 
-    def __init__(self, store: ResultStore, context: str, version: str, tokens: Sequence[int], capture: Callable[[Sequence[int]], Capture]) -> None:
+    def __init__(self, store: Records, context: str, version: str, tokens: Sequence[int], capture: Callable[[Sequence[int]], Capture]) -> None:
         self._store, self._tokens, self._make = store, list(tokens), capture
         self._context = digest(context, "attention of generated tokens", version, digest_json(self._tokens))
         self._made: Capture | None = None

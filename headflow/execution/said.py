@@ -1,4 +1,4 @@
-"""What models say under knockouts, kept as soon as it is said: a run that was stopped goes on, and a wider sweep runs only what is new."""
+"""What models say, untouched and under knockouts, kept as soon as it is said: a run that was stopped goes on, and a wider sweep runs only what is new."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,8 +14,8 @@ from headflow.analysis import knockout_plan, knockouts
 from headflow.analysis.knockout_plan import Closing, closing_gates
 from headflow.decoding import Sampling, automatic_sequences, decode
 from headflow.errors import HeadflowError
+from headflow.execution.executors.jobs import Count, Records
 from headflow.execution.fingerprint import digest, digest_json
-from headflow.execution.store import ResultStore
 from headflow.models.capture import Capture
 
 # Whole numbers below this are exact in the store's float32.
@@ -60,9 +60,42 @@ class _Job:
     missing: deque[int]
 
 
+def describe(
+    store: Records, speakers: Sequence[Speaker], *, max_new_tokens: int, sampling: Sampling | None = None, done: Count = lambda computed, found: None
+) -> list[Saying]:
+    """What the untouched model says about each picture; what the store lacks is decoded together, and kept.
+
+    A description that ended serves every larger ``max_new_tokens``, and a longer one a smaller.
+
+    Args:
+        store: finished work.
+        speakers: the pictures, on one model; all that are to be described are held in memory.
+        max_new_tokens: where a description that does not end is cut off.
+        sampling: None = greedy decoding.
+        done: told of progress: descriptions decoded now, descriptions found in the store.
+
+    Raises:
+        HeadflowError: see :func:`say`.
+    """
+    drawn = _drawn(sampling)
+    units = [bytes.fromhex(digest(speaker.context, "description", drawn, speaker.id if drawn else ""))[:16] for speaker in speakers]
+    known = store.get(units)
+    sayings = [_read(known.get(unit), max_new_tokens) for unit in units]
+    missing = [place for place, saying in enumerate(sayings) if saying is None]
+    done(0, len(sayings) - len(missing))
+    if missing:
+        captures = [_captured(speakers[place]) for place in missing]
+        said = decode(captures, max_new_tokens=max_new_tokens, sampling=sampling, examples=[speakers[place].id for place in missing])
+        for place, [tokens] in zip(missing, said, strict=True):
+            sayings[place] = Saying(tokens, len(tokens) < max_new_tokens)
+        store.put([(units[place], _record(tokens, max_new_tokens)) for place, [tokens] in zip(missing, said, strict=True)])
+        done(len(missing), 0)
+    return [saying for saying in sayings if saying is not None]
+
+
 def say(
-    store: ResultStore, speakers: Iterable[Speaker], closings: Sequence[Closing], layers: int, *, max_new_tokens: int, sampling: Sampling | None = None,
-    batch_size: BatchSize = "auto", done: Callable[[int, int], None] = lambda computed, found: None,
+    store: Records, speakers: Iterable[Speaker], closings: Sequence[Closing], layers: int, *, max_new_tokens: int, sampling: Sampling | None = None,
+    batch_size: BatchSize = "auto", done: Count = lambda computed, found: None,
 ) -> Iterator[list[Saying]]:  # fmt: skip
     """What the model says about each picture under each knockout, picture by picture; only what the store lacks is decoded.
 
@@ -84,7 +117,7 @@ def say(
             stored (2^24), or the store cannot be used.
     """
     edges, version = [closing.edges(layers) for closing in closings], digest(*(Path(module.__file__).read_bytes() for module in (knockouts, knockout_plan)))
-    drawn = "" if sampling is None else digest_json([sampling.temperature, sampling.top_p, sampling.seed])
+    drawn = _drawn(sampling)
     order: deque[tuple[str, list[Saying | None]]] = deque()
     results: dict[str, list[Saying | None]] = {}
     waiting: deque[_Job] = deque()
@@ -125,16 +158,25 @@ def say(
         if len(missing) < len(sayings):
             done(0, len(sayings) - len(missing))
         if missing:
-            try:
-                waiting.append(_Job(speaker, speaker.capture(), missing))
-            except HeadflowError as error:
-                raise HeadflowError(f"picture {speaker.id}: {error}") from error
+            waiting.append(_Job(speaker, _captured(speaker), missing))
         while waiting and (batch := _full_batch(waiting, max_new_tokens, batch_size)):
             run(batch)
         yield from finished()
     while waiting:
         run(_take(waiting, sum(len(job.missing) for job in waiting)))
     yield from finished()
+
+
+def _drawn(sampling: Sampling | None) -> str:
+    """How tokens are drawn, as a part of keys; empty where they are not, and the same whatever the example is called."""
+    return "" if sampling is None else digest_json([sampling.temperature, sampling.top_p, sampling.seed])
+
+
+def _captured(speaker: Speaker) -> Capture:
+    try:
+        return speaker.capture()
+    except HeadflowError as error:
+        raise HeadflowError(f"picture {speaker.id}: {error}") from error
 
 
 def _full_batch(waiting: deque[_Job], max_new_tokens: int, batch_size: BatchSize) -> list[tuple[_Job, list[int]]]:

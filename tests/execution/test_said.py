@@ -11,7 +11,7 @@ from headflow.analysis.knockouts import ROUTES, knockout_gates
 from headflow.decoding import Sampling, decode
 from headflow.errors import HeadflowError
 from headflow.execution import said
-from headflow.execution.said import Saying, Speaker, say
+from headflow.execution.said import Saying, Speaker, describe, say
 from headflow.execution.store import ResultStore
 from headflow.models.capture import Capture
 from tests.checkpoints import QUESTION
@@ -189,3 +189,23 @@ def test_a_picture_that_fails_is_named(three, store):
     answered = three[0].lvlm.capture(random_picture(1), QUESTION, answer=[5, 6])
     with pytest.raises(HeadflowError, match="picture fed: decode: an example is captured with an answer"):
         list(say(store, [Speaker("fed", "y", lambda: answered)], closings, three[0].lvlm.layers, max_new_tokens=2))
+
+
+def test_untouched_descriptions_are_kept_and_only_new_ones_are_decoded(three, store):
+    expected = [[Saying(tokens, len(tokens) < STEPS)] for [tokens] in decode(three, max_new_tokens=STEPS)]
+    first = Asked(three[:2])
+    assert describe(store, list(first), max_new_tokens=STEPS, done=first.done) == [saying for [saying] in expected[:2]]
+    assert (first.computed, first.found, len(store)) == (2, 0, 2)
+    # One more picture; then fewer tokens, which the longer ones serve.
+    more = Asked(three)
+    assert describe(store, list(more), max_new_tokens=STEPS, done=more.done) == [saying for [saying] in expected]
+    assert (more.computed, more.found) == (1, 2) and more.captured == [2]
+    fewer = Asked(three)
+    assert describe(store, list(fewer), max_new_tokens=2, done=fewer.done) == [Saying(saying.tokens[:2], False) for [saying] in expected]
+    assert not fewer.captured
+    # Draws are kept apart from what is most likely, and from those of other seeds.
+    for seed in (1, 2):
+        drawn = Asked(three[:1])
+        sampling = Sampling(temperature=3.0, seed=seed)
+        [[tokens]] = decode(three[:1], max_new_tokens=STEPS, sampling=sampling, examples=["picture-0"])
+        assert describe(store, list(drawn), max_new_tokens=STEPS, sampling=sampling, done=drawn.done)[0].tokens == tokens and drawn.computed == 1
