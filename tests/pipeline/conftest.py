@@ -1,5 +1,7 @@
 """One small run of the whole pipeline in a copy of the project; tests work on copies of that."""
 
+import contextlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from filelock import FileLock
+
+from headflow.params import read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -54,6 +58,17 @@ class Project:
 
     def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", "dvc", *arguments, check=check)
+
+    def stages(self, *names: str, key: str | None = "tiny") -> None:
+        """Run stages in this process, without the seconds that each process of its own takes to import torch.
+
+        Args:
+            key: the model; none for stages that are of all models.
+        """
+        with contextlib.chdir(self.folder):
+            params = read_params(Path("params.yaml"))
+            for name in names:
+                importlib.import_module(f"stages.{name}").main(params, *([key] if key else []))
 
     def set_params(self, change: Callable[[dict], object]) -> None:
         path = self.folder / "params.yaml"

@@ -7,6 +7,7 @@ import pytest
 
 from headflow.errors import HeadflowError
 from headflow.params import Params
+from headflow.reporting.figure import CHART
 from tests.families import FAMILIES, llava
 from tests.pipeline.photographed import REFERENCES, check, params, project_folder, run
 from tests.pipeline.photographs import CROPS
@@ -30,9 +31,10 @@ def test_pictures_of_several_sizes_need_a_baseline_that_fits(folder: Path, tmp_p
     with pytest.raises(HeadflowError, match=r"one image size: set examples.picture_size, or use `baseline: blank`"):
         run(folder, Params.model_validate(settings), "sizes", monkeypatch)
     settings["features"]["baseline"] = "blank"
-    metrics, _ = run(folder, Params.model_validate(settings), "sizes", monkeypatch)
+    metrics, shown = run(folder, Params.model_validate(settings), "sizes", monkeypatch)
     assert metrics["fit_attributions"]["largest_gap_intact_to_stock"] < 1e-4
     assert pl.read_parquet(folder / "data/features/sizes/features.parquet")["image_stop"].n_unique() > 1
     gaps = pl.read_parquet(folder / "data/baselines/sizes/gaps.parquet")
     assert gaps.filter(baseline="mean")["id"].to_list() == [None] and "one image size" in gaps.filter(baseline="mean")["reason"][0]
     assert metrics["compare_baselines"]["baselines"]["blank"]["examples"] == metrics["compare_baselines"]["baselines"]["closed"]["examples"] == 2
+    assert sum(CHART in output for output in shown if isinstance(output, dict)) > 15

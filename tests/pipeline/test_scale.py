@@ -1,6 +1,5 @@
 """DVC at scale, as docs/dvc-at-scale.md tells it: a remote, and queued experiments in copies of the project."""
 
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -38,8 +37,7 @@ def test_queued_experiments_share_the_store_and_give_what_plain_runs_give(projec
 
     monkeypatch.setenv("HEADFLOW_STORE", str(tmp_path / "empty.sqlite"))
     plain.set_params(lambda params: params["masks"].update(seed=2))
-    for stage in ("sample_masks", "run_ablations"):
-        plain.run(sys.executable, "-m", f"stages.{stage}", "tiny")
+    plain.stages("sample_masks", "run_ablations")
     assert units(tmp_path / "empty.sqlite") == explained * 9
     targets = TARGETS.read(plain.folder / "data/targets/tiny.parquet")
     names = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
