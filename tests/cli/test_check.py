@@ -1,7 +1,5 @@
-"""`headflow check`, started as a user starts it and as the function behind it."""
+"""`headflow check` as a command and as the function behind it; that commands start from a shell is in tests/cli/test_models.py."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +22,14 @@ def shown(text: str) -> dict[str, str]:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("headflow.diagnosis._TIMED_S", 0.05)
     return tmp_path
 
 
-def test_a_local_checkpoint_started_from_the_shell(checkpoints, here):
-    command = [sys.executable, "-m", "headflow.cli.main", "check", str(checkpoints("gqa")), "--question", QUESTION]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    rows = shown(done.stdout)
+def test_a_local_checkpoint(checkpoints, here, capsys):
+    assert main(["check", str(checkpoints("gqa")), "--question", QUESTION]) == 0
+    text = capsys.readouterr().out
+    rows = shown(text)
     assert rows["family"] == "llava (LlavaForConditionalGeneration; text model llama)"
     assert rows["layers × heads"] == "3 × 4 = 12 heads (2 key heads a layer)"
     assert rows["picture"] == "48 × 48 pixels, 16 image tokens"
@@ -40,7 +39,7 @@ def test_a_local_checkpoint_started_from_the_shell(checkpoints, here):
         value, limit = rows[name].split()[:2]
         assert float(value) < 1e-5 and limit == "at"
     assert float(rows["effect"].split()[0]) > 0.01
-    assert done.stdout.endswith("All checks passed: headflow can run this model.\n")
+    assert text.endswith("All checks passed: headflow can run this model.\n")
 
 
 @pytest.mark.parametrize(("name", "mode", "prefix"), [("paligemma", "full sequence", "it does"), ("mllama", "cross-attention", "does not apply")])
@@ -85,7 +84,7 @@ def test_what_cannot_be_checked_is_told_in_one_line(checkpoints, here, capsys):
     assert misspelt.value.code == 2
 
 
-def test_a_diagnosis_counts_what_is_there(captures):
+def test_a_diagnosis_counts_what_is_there(captures, here):
     capture, other = captures("gqa")
     found = diagnose(capture, other)
     image, prefix = 16, capture.prefix

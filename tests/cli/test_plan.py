@@ -251,7 +251,7 @@ def test_the_command(folder, capsys, quick):
     rows = shown(text)
     assert rows["run_ablations"][0] == rows["run_ablations"][1] and rows["extract_features"][1] == "done"
     assert text.startswith("small: planted on cpu, ") and "FLOP each)" in text and "of it left" in text
-    assert "1 model: about " in text and " free)" in text
+    assert "1 model: at most about " in text and " free)" in text
     STORE.unlink()
     assert main.main(["plan", "small", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["small"]
