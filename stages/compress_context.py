@@ -13,8 +13,8 @@ from headflow.datasets.mme import read_mme
 from headflow.datasets.scenes.followups import FollowUp, object_questions, scene_questions
 from headflow.errors import HeadflowError
 from headflow.execution.compressed import StoredConversation
+from headflow.execution.described import Speaker, describe
 from headflow.execution.executors.jobs import Count, Records, Result
-from headflow.execution.said import Speaker, describe
 from headflow.files import write_csv, write_json
 from headflow.models.compression.choice import Chosen
 from headflow.models.compression.conversation import Conversation

@@ -2,8 +2,8 @@
 
 import polars as pl
 
+from headflow.execution.described import Speaker, describe
 from headflow.execution.executors.jobs import Count, Records, Result
-from headflow.execution.said import Speaker, describe
 from headflow.files import write_json
 from headflow.models.speech import spoken
 from headflow.params import Params

@@ -5,8 +5,9 @@ from typing import Any
 import polars as pl
 
 from headflow.analysis.knockout_plan import Closing, knockout_plan
+from headflow.execution.described import Speaker
 from headflow.execution.executors.jobs import Count, Records, Result
-from headflow.execution.said import Speaker, say
+from headflow.execution.said import say
 from headflow.files import write_json
 from headflow.models.prepared import PreparedModel
 from headflow.models.speech import spoken

@@ -1,54 +1,28 @@
-"""What models say, untouched and under knockouts, kept as soon as it is said: a run that was stopped goes on, and a wider sweep runs only what is new."""
+"""What models say under knockouts, kept as soon as it is said: a run that was stopped goes on, and a wider sweep runs only what is new."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from headflow.ablation import BatchSize
 from headflow.analysis import knockout_plan, knockouts
 from headflow.analysis.knockout_plan import Closing, closing_gates
 from headflow.decoding import Sampling, automatic_sequences, decode
 from headflow.errors import HeadflowError
+from headflow.execution.described import Saying, Speaker, captured, drawn_by, read, record
 from headflow.execution.executors.jobs import Count, Records
-from headflow.execution.fingerprint import digest, digest_json
+from headflow.execution.fingerprint import digest
 from headflow.models.capture import Capture
 
-# Whole numbers below this are exact in the store's float32.
-_EXACT = 2**24
 # On a CPU: sequences of one batch, and the memory that they, and that waiting captures, may take. A few descriptions run on to the last token, and
 # each step costs nearly the same for one sequence as for many: large batches share those steps.
 _MOST_SEQUENCES = 1024
 _CPU_BYTES = 2**31
 # On a GPU: the share of memory that waiting captures may take.
 _GPU_SHARE = 0.1
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A picture that is to be described.
-
-    Attributes:
-        id: names the picture in messages, and its draws where tokens are drawn.
-        context: fingerprint of the model, the picture, the prompt and the engine's code, that of decoding included.
-        capture: captures the picture; called only if something is to be decoded.
-    """
-
-    id: str
-    context: str
-    capture: Callable[[], Capture]
-
-
-@dataclass(frozen=True)
-class Saying:
-    """Generated tokens, without the one that ends them, and whether one did."""
-
-    tokens: list[int]
-    ended: bool
 
 
 @dataclass
@@ -58,39 +32,6 @@ class _Job:
     speaker: Speaker
     capture: Capture
     missing: deque[int]
-
-
-def describe(
-    store: Records, speakers: Sequence[Speaker], *, max_new_tokens: int, sampling: Sampling | None = None, done: Count = lambda computed, found: None
-) -> list[Saying]:
-    """What the untouched model says about each picture; what the store lacks is decoded together, and kept.
-
-    A description that ended serves every larger ``max_new_tokens``, and a longer one a smaller.
-
-    Args:
-        store: finished work.
-        speakers: the pictures, on one model; all that are to be described are held in memory.
-        max_new_tokens: where a description that does not end is cut off.
-        sampling: None = greedy decoding.
-        done: told of progress: descriptions decoded now, descriptions found in the store.
-
-    Raises:
-        HeadflowError: see :func:`say`.
-    """
-    drawn = _drawn(sampling)
-    units = [bytes.fromhex(digest(speaker.context, "description", drawn, speaker.id if drawn else ""))[:16] for speaker in speakers]
-    known = store.get(units)
-    sayings = [_read(known.get(unit), max_new_tokens) for unit in units]
-    missing = [place for place, saying in enumerate(sayings) if saying is None]
-    done(0, len(sayings) - len(missing))
-    if missing:
-        captures = [_captured(speakers[place]) for place in missing]
-        said = decode(captures, max_new_tokens=max_new_tokens, sampling=sampling, examples=[speakers[place].id for place in missing])
-        for place, [tokens] in zip(missing, said, strict=True):
-            sayings[place] = Saying(tokens, len(tokens) < max_new_tokens)
-        store.put([(units[place], _record(tokens, max_new_tokens)) for place, [tokens] in zip(missing, said, strict=True)])
-        done(len(missing), 0)
-    return [saying for saying in sayings if saying is not None]
 
 
 def say(
@@ -117,7 +58,7 @@ def say(
             stored (2^24), or the store cannot be used.
     """
     edges, version = [closing.edges(layers) for closing in closings], digest(*(Path(module.__file__).read_bytes() for module in (knockouts, knockout_plan)))
-    drawn = _drawn(sampling)
+    drawn = drawn_by(sampling)
     order: deque[tuple[str, list[Saying | None]]] = deque()
     results: dict[str, list[Saying | None]] = {}
     waiting: deque[_Job] = deque()
@@ -138,7 +79,7 @@ def say(
         for (job, chosen), rows in zip(jobs, said, strict=True):
             for at, tokens in zip(chosen, rows, strict=True):
                 results[job.speaker.id][at] = Saying(tokens, len(tokens) < max_new_tokens)
-                records.append((unit(job.speaker, edges[at]), _record(tokens, max_new_tokens)))
+                records.append((unit(job.speaker, edges[at]), record(tokens, max_new_tokens)))
         store.put(records)
         done(total, 0)
 
@@ -151,32 +92,20 @@ def say(
     for speaker in speakers:
         units = [unit(speaker, closed) for closed in edges]
         found = store.get(units)
-        sayings = [_read(found.get(key), max_new_tokens) for key in units]
+        sayings = [read(found.get(key), max_new_tokens) for key in units]
         results[speaker.id] = sayings
         order.append((speaker.id, sayings))
         missing = deque(at for at, saying in enumerate(sayings) if saying is None)
         if len(missing) < len(sayings):
             done(0, len(sayings) - len(missing))
         if missing:
-            waiting.append(_Job(speaker, _captured(speaker), missing))
+            waiting.append(_Job(speaker, captured(speaker), missing))
         while waiting and (batch := _full_batch(waiting, max_new_tokens, batch_size)):
             run(batch)
         yield from finished()
     while waiting:
         run(_take(waiting, sum(len(job.missing) for job in waiting)))
     yield from finished()
-
-
-def _drawn(sampling: Sampling | None) -> str:
-    """How tokens are drawn, as a part of keys; empty where they are not, and the same whatever the example is called."""
-    return "" if sampling is None else digest_json([sampling.temperature, sampling.top_p, sampling.seed])
-
-
-def _captured(speaker: Speaker) -> Capture:
-    try:
-        return speaker.capture()
-    except HeadflowError as error:
-        raise HeadflowError(f"picture {speaker.id}: {error}") from error
 
 
 def _full_batch(waiting: deque[_Job], max_new_tokens: int, batch_size: BatchSize) -> list[tuple[_Job, list[int]]]:
@@ -223,20 +152,3 @@ def _room(capture: Capture) -> float:
     if capture.lvlm.device.type != "cuda":
         return _CPU_BYTES
     return _GPU_SHARE * torch.cuda.get_device_properties(capture.lvlm.device).total_memory
-
-
-def _record(tokens: Sequence[int], longest: int) -> Float[np.ndarray, " numbers"]:
-    """How many tokens there might have been, then the tokens."""
-    if max(tokens, default=0) >= _EXACT:
-        raise HeadflowError(f"token {max(tokens)} cannot be stored: vocabularies of up to {_EXACT:,} tokens are supported")
-    return np.array([longest, *tokens], np.float32)
-
-
-def _read(record: Float[np.ndarray, " numbers"] | None, longest: int) -> Saying | None:
-    """What a record says of at most ``longest`` tokens; None where it was cut off before."""
-    if record is None or not len(record):
-        return None
-    limit, tokens = int(record[0]), [int(token) for token in record[1:]]
-    if len(tokens) >= limit and limit < longest:
-        return None
-    return Saying(tokens[:longest], len(tokens) < min(limit, longest))

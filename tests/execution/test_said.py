@@ -11,7 +11,8 @@ from headflow.analysis.knockouts import ROUTES, knockout_gates
 from headflow.decoding import Sampling, decode
 from headflow.errors import HeadflowError
 from headflow.execution import said
-from headflow.execution.said import Saying, Speaker, describe, say
+from headflow.execution.described import Saying, Speaker, describe, read, record
+from headflow.execution.said import say
 from headflow.execution.store import ResultStore
 from headflow.models.capture import Capture
 from tests.checkpoints import QUESTION
@@ -170,12 +171,12 @@ def test_lengths(three, store, monkeypatch):
 
 def test_records_hold_token_numbers_exactly():
     tokens = [0, 1, 2**24 - 1, 2**23 + 1, 151_643]
-    assert said._read(said._record(tokens, 9).astype("<f4"), 9) == Saying(tokens, True)
-    assert said._read(said._record(tokens, 5), 5) == Saying(tokens, False) and said._read(said._record(tokens, 5), 6) is None
-    assert said._read(None, 5) is None and said._read(np.zeros(0, np.float32), 5) is None
-    assert said._read(said._record([], 5), 5) == Saying([], True)
+    assert read(record(tokens, 9).astype("<f4"), 9) == Saying(tokens, True)
+    assert read(record(tokens, 5), 5) == Saying(tokens, False) and read(record(tokens, 5), 6) is None
+    assert read(None, 5) is None and read(np.zeros(0, np.float32), 5) is None
+    assert read(record([], 5), 5) == Saying([], True)
     with pytest.raises(HeadflowError, match="token 16777216 cannot be stored"):
-        said._record([3, 2**24], 5)
+        record([3, 2**24], 5)
 
 
 def test_a_picture_that_fails_is_named(three, store):
