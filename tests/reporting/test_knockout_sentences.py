@@ -74,6 +74,8 @@ def test_a_closing_that_helps_is_not_called_without_effect():
 def test_the_variant_is_named():
     text = sentences.without_the_picture(*tables(20, REREADS, last=("query", "generated")))
     assert "closed to the generated tokens, the first of them included" in text and "closed to the prompt's text but for its last token" in text
+    few = tables(2, REREADS, last=("query", "generated"))[0]
+    assert "For img→gen, “img→gen, first token too”, img→query, “img→query, first token spared” and img→both no depth" in sentences.steepest_rise(few)
     assert sentences.route_name("img→gen", "generated") == "img→gen, first token too" and "can do without an edge" in sentences.CAVEAT
 
 

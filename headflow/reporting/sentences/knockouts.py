@@ -14,7 +14,8 @@ HOW = (
     "Edges to the picture are closed (they read nothing, and attention renormalises) for the tokens that are generated (img→gen), for the prompt's text "
     "(img→query), or for both, in every layer above L; L = none closes all. The first generated token comes from the prompt's last position, so img→gen leaves "
     "it alone; “first token too” counts that position with the generated tokens. F1 compares the objects of each description with those of the stock model's, "
-    "or with the true ones, picture by picture: mean with its interval over pictures. Chance is the stock description of another picture."
+    "or with the true ones, picture by picture: mean with its interval over pictures (Student's t; without width where all pictures have the same F1, which does "
+    "not make it certain). Chance is the stock description of another picture."
 )
 BANDS_HOW = (
     "As above, with the edges closed in every layer below L, in a single band of layers, or in all layers but a band. Bars are intervals of the mean over "
@@ -113,7 +114,7 @@ def steepest_rise(summary: pl.DataFrame, *, against: str = "stock", judge: str |
     told, flat = [row for row in rows if row["rise"] is not None], [row for row in rows if row["rise"] is None]
     text = [_rise(row, layers) for row in told]
     if flat:
-        text.append(f"For {listed([_name(row) for row in flat])} no depth can be told: that closing all layers costs anything cannot be told.")
+        text.append(f"For {_names(flat)} no depth can be told: that closing all layers costs anything cannot be told.")
     return " ".join(text)
 
 
@@ -123,10 +124,10 @@ def bands(summary: pl.DataFrame, *, against: str = "stock", judge: str | None = 
     rows = [row for row in summary.iter_rows(named=True) if row["worst"] is not None and row["best"] is not None]
     if not rows:
         return "Which layers are needed, and which are enough, cannot be told: no description was compared."
-    told, flat = [row for row in rows if _falls(row)], [_name(row) for row in rows if not _falls(row)]
+    told, flat = [row for row in rows if _falls(row)], [row for row in rows if not _falls(row)]
     text = [_bands(row) for row in told]
     if flat:
-        text.append(f"For {listed(flat)} no band can be told from another: that closing all layers costs anything cannot be told.")
+        text.append(f"For {_names(flat)} no band can be told from another: that closing all layers costs anything cannot be told.")
     return " ".join(text)
 
 
@@ -167,6 +168,11 @@ def _of(judge: str | None, against: str, *frames: pl.DataFrame) -> list[pl.DataF
 
 def _name(row: dict) -> str:
     return NAMES[row["route"], row["last_position"]]
+
+
+def _names(rows: list[dict]) -> str:
+    """Several routes in a row; a name with a comma stands in quotes."""
+    return listed([f"“{name}”" if "," in name else name for name in map(_name, rows)])
 
 
 def _closed(route: str, last: str) -> str:
