@@ -130,7 +130,8 @@ def test_the_vocabulary_of_a_run_knows_the_objects_of_its_pictures(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("names", "text"), [(["snow man"], "two snow men"), (["Tiger", "tiger"], "a tiger"), (["tiger", "tigers"], "Tigers"), (["ice cream", "ice-cream"], "ice cream")]
+    ("names", "text"),
+    [(["snow man"], "two snow men"), (["Tiger", "tiger"], "a tiger"), (["tiger", "tigers"], "Tigers"), (["ice cream", "ice-cream"], "ice cream")],
 )
 def test_what_a_picture_shows_is_found_however_it_is_written(names: list[str], text: str) -> None:
     """Also where it is a term that names none of COCO's objects."""

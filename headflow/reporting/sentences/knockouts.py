@@ -14,8 +14,8 @@ HOW = (
     "Edges to the picture are closed (they read nothing, and attention renormalises) for the tokens that are generated (img→gen), for the prompt's text "
     "(img→query), or for both, in every layer above L; L = none closes all. The first generated token comes from the prompt's last position, so img→gen leaves "
     "it alone; “first token too” counts that position with the generated tokens. F1 compares the objects of each description with those of the stock model's, "
-    "or with the true ones, picture by picture: mean with its interval over pictures (Student's t; without width where all pictures have the same F1, which does "
-    "not make it certain). Chance is the stock description of another picture."
+    "or with the true ones, picture by picture: mean with its interval over pictures (Student's t; without width where all pictures have the same F1, which "
+    "does not make it certain). Chance is the stock description of another picture."
 )
 BANDS_HOW = (
     "As above, with the edges closed in every layer below L, in a single band of layers, or in all layers but a band. Bars are intervals of the mean over "
