@@ -69,7 +69,7 @@ def main(params: Params, key: str) -> None:
                     for variant, outcome in zip(plan, outcomes, strict=True):
                         sizes = outcome.tokens, outcome.bytes
                         rows += _rows(pictures.model, one, number, asking, variant, sizes, outcome.answers)
-                    if number < settings.timed:
+                    if number - silent < settings.timed:
                         # Time does not depend on what tokens are chosen by.
                         some = {variant: found for variant, found in zip(plan, outcomes, strict=True) if variant.chosen_by in (None, settings.choose_by[0])}
                         taken = stored.seconds(asking, list(some), texts[0])
@@ -134,7 +134,8 @@ def _said(params: Params, store: ResultStore, one: Asked) -> list[int]:
     if one.said is not None:
         return one.said
     settings = params.describing
-    drawn = [settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed]
+    # Draws go by the picture's name: two copies of one picture are described each in its own words.
+    drawn = [settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed, one.picture.id]
     unit = bytes.fromhex(digest(one.picture.context, "description", digest_json(drawn)))[:16]
     found = store.get([unit]).get(unit)
     if found is None:

@@ -57,9 +57,7 @@ def attribution_scores(table: pl.DataFrame, ids: Sequence[str], selectable: Sequ
     return found
 
 
-def position_priors(
-    table: pl.DataFrame, ids: Sequence[str], sizes: Sequence[object], pictures: Sequence[object]
-) -> list[Float[np.ndarray, " places"] | None]:
+def position_priors(table: pl.DataFrame, ids: Sequence[str], sizes: Sequence[object], pictures: Sequence[object]) -> list[Float[np.ndarray, " places"] | None]:
     """For each example the mean attribution at each place over the examples of all *other* pictures whose image tokens stand as its own do.
 
     They do where the same places are listed, and, in a table in which not all examples list the same, where the pictures have one size too.
@@ -255,9 +253,7 @@ def summary(kept: pl.DataFrame, *, level: float = 0.95, confidence: float = 0.95
                 places[0] >= 0 and len(known) == draws and count > 1
             ) else [np.nan, np.nan]  # fmt: skip
             least = (float(shares[places[0]]), float(tokens[places[0]])) if places[0] >= 0 else (np.nan, np.nan)
-            rows.append(
-                (way, selection, measure, float(area), float(low), float(high), float(means[0, -1]), float(means[0, 0]), level, *least, *ends, count)
-            )
+            rows.append((way, selection, measure, float(area), float(low), float(high), float(means[0, -1]), float(means[0, 0]), level, *least, *ends, count))
     return _rows(rows, KEPT_SUMMARY)
 
 
@@ -288,7 +284,11 @@ def differences(kept: pl.DataFrame, *, confidence: float = 0.95) -> pl.DataFrame
 
 
 def paired_p(within: Float[np.ndarray, " pictures"]) -> float:
-    """Two-sided p-value of Student's test that differences are zero on average; nan for fewer than two, 1 where none differs."""
+    """Two-sided p-value of Student's test that differences are zero on average; nan for fewer than two, 1 where none differs.
+
+    Where all are the same, Student's test knows no error, be they two or a thousand: the exact test of their signs (R. A. Fisher, *The Design of
+    Experiments*, 1935, section 21) then says how little so many can tell, 2 / 2ⁿ.
+    """
     from scipy.stats import ttest_1samp
 
     if len(within) < 2:
@@ -296,7 +296,7 @@ def paired_p(within: Float[np.ndarray, " pictures"]) -> float:
     size = float(np.abs(within).max())
     if size < 1e-9:
         return 1.0
-    return 0.0 if np.ptp(within) < 1e-12 * size else float(ttest_1samp(within, 0.0).pvalue)
+    return 2.0 ** (1 - len(within)) if np.ptp(within) < 1e-12 * size else float(ttest_1samp(within, 0.0).pvalue)
 
 
 def leader(summaries: pl.DataFrame, found: pl.DataFrame, *, way: str, measure: str, alpha: float = 0.05) -> Leader | None:
