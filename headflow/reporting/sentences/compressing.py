@@ -74,7 +74,8 @@ def asked(summary: pl.DataFrame) -> str:
     names = {**_ASKED, NEW: "in a new conversation"}
     parts = listed([f"{percent(row['accuracy'])} when asked {names[row['asking']]}" for row in rows])
     low = [row["asking"] for row in rows if row["asking"] != NEW and row["accuracy"] < ENOUGH]
-    text = f"With every image token kept the model answers {parts} ({counted(rows[0]['questions'], 'question')} about {counted(rows[0]['pictures'], 'picture')})."
+    number = f"{counted(rows[0]['questions'], 'question')} about {counted(rows[0]['pictures'], 'picture')}"
+    text = f"With every image token kept the model answers {parts} ({number})."
     if not low:
         return text
     way = told(summary)
