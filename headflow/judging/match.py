@@ -97,4 +97,3 @@ def _fits(term: Term, words: list[Word], place: int, language: str) -> bool:
 def _written(term: Term, words: list[Word], place: int) -> int:
     """Words of the text that stand in the term as they are, not by their lemma."""
     return sum(word.text.lower() == wanted.lower() for word, wanted in zip(words[place:], term.words, strict=False))
-
