@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from headflow.attribution import faithfulness
 from headflow.attribution.faithfulness import Leader
 from headflow.attribution.groups import mean_interval
-from headflow.attribution.multiple import holm
+from headflow.attribution.multiple import holm, paired_p
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
 from headflow.tables.keeping import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
@@ -277,26 +277,10 @@ def differences(kept: pl.DataFrame, *, confidence: float = 0.95) -> pl.DataFrame
             within = np.array([heights[one][id] - heights[other][id] for id in both])
             within = by_picture(within, np.array([pictures[id] for id in both]))
             mean, low, high = mean_interval(within, confidence) if both else (np.nan, np.nan, np.nan)
-            tested.append([way, measure, one, other, float(mean), float(low), float(high), paired_p(within), len(within)])
+            tested.append([way, measure, one, other, float(mean), float(low), float(high), float(paired_p(within)), len(within)])
         for row, adjusted in zip(tested, holm([row[7] for row in tested]) if tested else [], strict=True):
             rows.append((*row[:8], adjusted, row[8]))
     return _rows(rows, KEPT_DIFFERENCES)
-
-
-def paired_p(within: Float[np.ndarray, " pictures"]) -> float:
-    """Two-sided p-value of Student's test that differences are zero on average; nan for fewer than two, 1 where none differs.
-
-    Where all are the same, Student's test knows no error, be they two or a thousand: the exact test of their signs (R. A. Fisher, *The Design of
-    Experiments*, 1935, section 21) then says how little so many can tell, 2 / 2ⁿ.
-    """
-    from scipy.stats import ttest_1samp
-
-    if len(within) < 2:
-        return float("nan")
-    size = float(np.abs(within).max())
-    if size < 1e-9:
-        return 1.0
-    return 2.0 ** (1 - len(within)) if np.ptp(within) < 1e-12 * size else float(ttest_1samp(within, 0.0).pvalue)
 
 
 def leader(summaries: pl.DataFrame, found: pl.DataFrame, *, way: str, measure: str, alpha: float = 0.05) -> Leader | None:
