@@ -18,7 +18,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from headflow.attribution.groups import mean_interval
-from headflow.attribution.multiple import holm
+from headflow.attribution.multiple import holm, paired_p
 from headflow.attribution.regression import correlations
 from headflow.tables.baselines import BASELINE_AGREEMENT, BASELINE_DIFFERENCES, BASELINE_HEADS, BASELINE_SUMMARY
 from headflow.tables.schema import Table
@@ -196,7 +196,7 @@ def differences(under: Under, *, confidence: float = 0.95) -> pl.DataFrame:
             within = np.where(np.abs(within) < _ROUNDING * size, 0.0, within)
             mean, low, high, examples, pictures = _mean(within, under.pictures, confidence, measure, limited=False)
             if pictures:
-                tested.append((measure, one, other, mean, low, high, _paired_p(by_picture(within, under.pictures)), examples, pictures))
+                tested.append((measure, one, other, mean, low, high, float(paired_p(by_picture(within, under.pictures))), examples, pictures))
         corrected = holm([row[6] for row in tested]) if tested else []
         rows += [(*row[:7], p, *row[7:]) for row, p in zip(tested, corrected, strict=True)]
     return _rows(rows, BASELINE_DIFFERENCES)
@@ -230,19 +230,6 @@ def _on_fishers_scale(mean: float, reach: float) -> tuple[float, float]:
         return (mean, mean) if np.isfinite(reach) else (np.nan, np.nan)
     middle = np.arctanh(mean)
     return float(np.tanh(middle - reach / room)), float(np.tanh(middle + reach / room))
-
-
-def _paired_p(values: Float[np.ndarray, " pictures"]) -> float:
-    """Two-sided p-value of a mean of zero; nan for a single picture, 1 where nothing differs."""
-    from scipy.stats import t
-
-    count, size = len(values), float(np.abs(values).max(initial=0.0))
-    if count < 2:
-        return np.nan
-    error = values.std(ddof=1) / np.sqrt(count)
-    if error <= 1e-12 * size:
-        return 1.0 if size == 0 else 0.0
-    return float(2 * t.sf(abs(values.mean()) / error, count - 1))
 
 
 def _rows(rows: Sequence[tuple], table: Table) -> pl.DataFrame:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from headflow.analysis.keeping import paired_p, wilson
+from headflow.analysis.keeping import wilson
 from headflow.attribution.groups import mean_interval
-from headflow.attribution.multiple import holm
+from headflow.attribution.multiple import holm, paired_p
 from headflow.tables.compressing import COMPRESSED_DIFFERENCES, COMPRESSED_SUMMARY
 from headflow.tables.schema import Table
 
@@ -75,7 +75,7 @@ def differences(answers: pl.DataFrame, *, confidence: float = 0.95) -> pl.DataFr
                     continue
                 within = values - means[other]
                 mean, low, high = mean_interval(within, confidence)
-                tested.append([asking, strategy, chosen_by, percent, against, float(mean), float(low), float(high), paired_p(within), len(within)])
+                tested.append([asking, strategy, chosen_by, percent, against, float(mean), float(low), float(high), float(paired_p(within)), len(within)])
             adjusted = holm([row[8] for row in tested]) if tested else []
             rows += [(*row[:9], p, row[9]) for row, p in zip(tested, adjusted, strict=True)]
     return _table(rows, COMPRESSED_DIFFERENCES)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from headflow.attribution import faithfulness
 from headflow.attribution.faithfulness import Leader
 from headflow.attribution.groups import mean_interval
-from headflow.attribution.multiple import holm
+from headflow.attribution.multiple import holm, paired_p
 from headflow.errors import HeadflowError
 from headflow.seeds import generator
 from headflow.tables.keeping import KEPT, KEPT_BANDS, KEPT_DIFFERENCES, KEPT_SUMMARY
@@ -57,9 +57,7 @@ def attribution_scores(table: pl.DataFrame, ids: Sequence[str], selectable: Sequ
     return found
 
 
-def position_priors(
-    table: pl.DataFrame, ids: Sequence[str], sizes: Sequence[object], pictures: Sequence[object]
-) -> list[Float[np.ndarray, " places"] | None]:
+def position_priors(table: pl.DataFrame, ids: Sequence[str], sizes: Sequence[object], pictures: Sequence[object]) -> list[Float[np.ndarray, " places"] | None]:
     """For each example the mean attribution at each place over the examples of all *other* pictures whose image tokens stand as its own do.
 
     They do where the same places are listed, and, in a table in which not all examples list the same, where the pictures have one size too.
@@ -255,9 +253,7 @@ def summary(kept: pl.DataFrame, *, level: float = 0.95, confidence: float = 0.95
                 places[0] >= 0 and len(known) == draws and count > 1
             ) else [np.nan, np.nan]  # fmt: skip
             least = (float(shares[places[0]]), float(tokens[places[0]])) if places[0] >= 0 else (np.nan, np.nan)
-            rows.append(
-                (way, selection, measure, float(area), float(low), float(high), float(means[0, -1]), float(means[0, 0]), level, *least, *ends, count)
-            )
+            rows.append((way, selection, measure, float(area), float(low), float(high), float(means[0, -1]), float(means[0, 0]), level, *least, *ends, count))
     return _rows(rows, KEPT_SUMMARY)
 
 
@@ -281,22 +277,10 @@ def differences(kept: pl.DataFrame, *, confidence: float = 0.95) -> pl.DataFrame
             within = np.array([heights[one][id] - heights[other][id] for id in both])
             within = by_picture(within, np.array([pictures[id] for id in both]))
             mean, low, high = mean_interval(within, confidence) if both else (np.nan, np.nan, np.nan)
-            tested.append([way, measure, one, other, float(mean), float(low), float(high), paired_p(within), len(within)])
+            tested.append([way, measure, one, other, float(mean), float(low), float(high), float(paired_p(within)), len(within)])
         for row, adjusted in zip(tested, holm([row[7] for row in tested]) if tested else [], strict=True):
             rows.append((*row[:8], adjusted, row[8]))
     return _rows(rows, KEPT_DIFFERENCES)
-
-
-def paired_p(within: Float[np.ndarray, " pictures"]) -> float:
-    """Two-sided p-value of Student's test that differences are zero on average; nan for fewer than two, 1 where none differs."""
-    from scipy.stats import ttest_1samp
-
-    if len(within) < 2:
-        return float("nan")
-    size = float(np.abs(within).max())
-    if size < 1e-9:
-        return 1.0
-    return 0.0 if np.ptp(within) < 1e-12 * size else float(ttest_1samp(within, 0.0).pvalue)
 
 
 def leader(summaries: pl.DataFrame, found: pl.DataFrame, *, way: str, measure: str, alpha: float = 0.05) -> Leader | None:

@@ -13,7 +13,7 @@ from headflow.attribution.multiple import holm
 from headflow.datasets.pictures import png
 from headflow.tables.localising import LOCALISED, LOCALISED_HEADS, LOCALISED_LAYERS, LOCALISED_MAPS, NAMINGS
 from headflow.tables.schema import Table
-from headflow.tracing.intervals import RESOLUTION, mean
+from headflow.tracing.intervals import RESOLUTION, Estimate, mean
 
 WHAT = ("attention", "attention before", "attribution")
 """What is measured: attention of the naming token; of the position that predicts it; and attribution of its logit."""
@@ -126,6 +126,7 @@ def layers_table(localised: Sequence[Localised], layers: Sequence[int], confiden
             if not np.isfinite(found).any():
                 continue
             at, above = mean(found, pictures, confidence), mean(over[against], pictures, confidence)
+            at = _bounded(at, -1.0 if against == "difference" else 0.0)
             level = mean(np.where(np.isfinite(found), chance[against], np.nan), pictures, confidence).value
             reach = mean(np.where(np.isfinite(found), most, np.nan), pictures, confidence).value
             adjusted = np.concatenate([np.stack([holm(row[:-1]) for row in above.p]), above.p[:, -1:]], -1)
@@ -148,7 +149,7 @@ def heads_table(localised: Sequence[Localised], layers: Sequence[int], confidenc
     if not localised or not np.isfinite(values := np.stack([one.heads for one in localised])).any():
         return _table([], LOCALISED_HEADS)
     over = values - _chance(localised, "own")[..., None]
-    at, above = mean(values, pictures, confidence), mean(over, pictures, confidence)
+    at, above = _bounded(mean(values, pictures, confidence), 0.0), mean(over, pictures, confidence)
     known = np.isfinite(values)
     for number, statistic in enumerate(STATISTICS):
         adjusted = np.reshape(holm(above.p[number].ravel()), above.p[number].shape)
@@ -234,6 +235,11 @@ def _values(localised: Sequence[Localised], what: str, against: str) -> Float[np
 
 def _chance(localised: Sequence[Localised], against: str) -> Float[np.ndarray, "mentions statistics 1"]:
     return np.array([[one.even[against], 0.5, one.even[against]] for one in localised])[..., None]
+
+
+def _bounded(found: Estimate, least: float) -> Estimate:
+    """Intervals end where the statistics do."""
+    return Estimate(found.value, np.clip(found.low, least, 1.0), np.clip(found.high, least, 1.0), found.p)
 
 
 def _pictures(localised: Sequence[Localised]) -> np.ndarray:

@@ -19,7 +19,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from headflow.attribution.groups import mean_interval
-from headflow.attribution.multiple import holm
+from headflow.attribution.multiple import holm, paired_p
 from headflow.tables.faithfulness import AREA_DIFFERENCES, AREA_SUMMARY, AREAS, CURVE_BANDS, CURVES
 from headflow.tables.schema import Table
 
@@ -192,7 +192,7 @@ def area_differences(values: Curves, ks: Int[np.ndarray, " points"], *, confiden
         if pairs:
             within = np.stack([found[one] - found[other] for one, other in pairs], 1)
             difference, low, high = _interval(within, confidence)
-            p = _paired_p(within)
+            p = paired_p(within)
             columns = {
                 "scope": [scope] * len(pairs), "measure": [measure] * len(pairs), "ranking": [one for one, _ in pairs], "other": [two for _, two in pairs],
                 "difference": difference, "low": low, "high": high, "p": p, "p_holm": holm(p),
@@ -241,19 +241,6 @@ def _interval(values: np.ndarray, confidence: float) -> tuple[np.ndarray, np.nda
         nothing = np.full(values.shape[1:], np.nan)
         return nothing, nothing, nothing
     return mean_interval(values, confidence)
-
-
-def _paired_p(differences: Float[np.ndarray, "examples pairs"]) -> Float[np.ndarray, " pairs"]:
-    """Two-sided p-values of mean differences of zero; nan for fewer than two examples, 1 where no example differs."""
-    from scipy.stats import t
-
-    count = len(differences)
-    if count < 2:
-        return np.full(differences.shape[1], np.nan)
-    sizes, error = np.abs(differences).max(0), differences.std(0, ddof=1) / np.sqrt(count)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * t.sf(np.abs(differences.mean(0)) / error, count - 1)
-    return np.where(sizes > 1e-9, np.where(error > 1e-12 * sizes, p, 0.0), 1.0)
 
 
 def _table(columns: Mapping[str, object], table: Table) -> pl.DataFrame:

@@ -22,6 +22,7 @@ from headflow.seeds import generator
 _IMAGES, _TEXTS = "images", "questions_answers_YN"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2"}
 _QUESTIONS = 2
+_WHOLE = "all"  # as in the column category of the COMPRESSED_SUMMARY table
 # Far above anything the format is used for.
 _MOST_TEXT_BYTES, _MOST_PICTURE_BYTES, _MOST_FILES, _LONGEST_QUESTION = 2**16, 2**28, 200_000, 2000
 
@@ -100,6 +101,9 @@ def _pairs(folder: Path, faults: list[str]) -> list[_Pair]:
     found: list[_Pair] = []
     listed = 0
     for task in _names(folder, faults, folders=True):
+        if task == _WHOLE:
+            faults.append(f"{shown(task)}: no task may be called so: it stands for all tasks together")
+            continue
         split = (folder / task / _TEXTS).is_dir()
         where = {kind: f"{task}/{name}" if split else task for kind, name in (("pictures", _IMAGES), ("texts", _TEXTS))}
         if split and not (folder / where["pictures"]).is_dir():

@@ -9,16 +9,16 @@ from jaxtyping import Float
 from headflow.analysis.sharing import Looked
 from headflow.execution.executors.jobs import Records
 from headflow.execution.fingerprint import digest, digest_json
-from headflow.models import keeping, spoken_attention
+from headflow.models import keeping, origins, places, spoken_attention, unmixed
 from headflow.models.capture import Capture
-from headflow.models.places import boxes_on_picture
 
 _SHAPES = 4
 
 
 def code_version() -> str:
-    """SHA-256 of the code that decides these numbers beside the engine's."""
-    return digest(*(Path(module.__file__).read_bytes() for module in (keeping, spoken_attention)), Path(__file__).read_bytes())
+    """SHA-256 of the code that decides these numbers, places on the picture included, beside the engine's."""
+    modules = (keeping, origins, places, spoken_attention, unmixed)
+    return digest(*(Path(module.__file__).read_bytes() for module in modules), Path(__file__).read_bytes())
 
 
 class StoredLook:
@@ -50,7 +50,7 @@ class StoredLook:
 
     def boxes(self) -> Float[np.ndarray, "image 4"]:
         """Where each of the picture's keys lies on it, pixels; nan where it shows no part of it."""
-        return self._stored("boxes", lambda: boxes_on_picture(self._capture())[0].ravel()).reshape(-1, 4).astype(float)
+        return self._stored("boxes", lambda: places.boxes_on_picture(self._capture())[0].ravel()).reshape(-1, 4).astype(float)
 
     def _measured(self) -> Float[np.ndarray, " numbers"]:
         capture = self._capture()

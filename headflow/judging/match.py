@@ -55,7 +55,10 @@ def choose_vocabulary(choice: str, source: str, names: Iterable[str] = ()) -> Vo
     if choice != "auto":
         return load_vocabulary(choice)
     vocabulary = load_vocabulary("scenes" if source in ("scenes", "planted") else "coco")
-    return vocabulary.with_objects(name for name in names if name_of(name, vocabulary) is None)
+    for name in names:  # one by one: "Tiger" and "tigers" are one object
+        if name_of(name, vocabulary) is None:
+            vocabulary = vocabulary.with_objects([name])
+    return vocabulary
 
 
 def name_of(object: str, vocabulary: Vocabulary) -> str | None:
@@ -94,4 +97,3 @@ def _fits(term: Term, words: list[Word], place: int, language: str) -> bool:
 def _written(term: Term, words: list[Word], place: int) -> int:
     """Words of the text that stand in the term as they are, not by their lemma."""
     return sum(word.text.lower() == wanted.lower() for word, wanted in zip(words[place:], term.words, strict=False))
-

@@ -88,11 +88,16 @@ class Vocabulary:
         return dict(found)
 
     def with_objects(self, names: Iterable[str]) -> "Vocabulary":
-        """This vocabulary with further objects, whose terms are their names."""
+        """This vocabulary with further objects, whose terms are their names, also where they were a term of ``others``."""
         new = {name: tuple(word.text for word in split(name)) for name in dict.fromkeys(names) if name not in self.names}
         terms = [Term(words, name) for name, words in new.items() if words]
-        added = tuple(term.name for term in terms)
-        return Vocabulary(self.source, self.language, (*self.names, *added), (*self.terms, *terms), digest_json([self.digest, added])) if terms else self
+        added, taken = tuple(term.name for term in terms), {_lower(term.words) for term in terms}
+        kept = tuple(term for term in self.terms if term.name is not None or _lower(term.words) not in taken)
+        return Vocabulary(self.source, self.language, (*self.names, *added), (*kept, *terms), digest_json([self.digest, added])) if terms else self
+
+
+def _lower(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(word.lower() for word in words)
 
 
 def load_vocabulary(name_or_path: str | Path) -> Vocabulary:

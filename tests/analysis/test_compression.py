@@ -67,6 +67,14 @@ def test_differences_are_paired_within_pictures(rights) -> None:
     assert dict(against.iter_rows()) == {"full": 7, "none": 7, "random": 2}
 
 
+@pytest.mark.parametrize(("pictures", "p"), [(2, 0.5), (4, 0.125), (12, 2.0**-11)])
+def test_a_few_equal_losses_prove_little(pictures, p) -> None:
+    right, wrong = np.ones((pictures, 2), bool), np.zeros((pictures, 2), bool)
+    wrong[:, 0] = True
+    table = differences(answers({("turn", "full", None, None): right, ("turn", "query", None, None): wrong}))
+    assert table["p"].to_list() == [pytest.approx(p)] and table["difference"].to_list() == [-0.5]
+
+
 def test_which_way_of_asking_can_be_told_by() -> None:
     def full(share: float, asking: str) -> dict[tuple, np.ndarray]:
         return {(asking, "full", None, None): np.arange(20)[:, None] < [20 * share]}

@@ -100,6 +100,16 @@ def test_one_picture_has_no_interval():
     assert table["against"].unique().sort().to_list() == ["difference", "other", "own"]
 
 
+def test_intervals_end_where_statistics_do():
+    far = [np.concatenate([np.eye(9)[[place]]] * 8).reshape(2, 4, 9) for place in (0, 4)]
+    localised = [mention("a", 0, attention=far[0]), mention("b", 1, attention=far[1])]
+    layers, heads = tables.layers_table(localised, LAYERS, 0.95), tables.heads_table(localised, LAYERS, 0.95)
+    own, apart = layers.filter(pl.col("against") == "own"), layers.filter(pl.col("against") == "difference")
+    for table, least in ((own, 0), (heads, 0), (apart, -1)):
+        assert table["low"].min() == least and table["high"].max() == 1
+    assert own["over_low"].min() < -1  # tests go by the errors, whatever their ends
+
+
 def test_shown_mentions_are_of_different_pictures_and_names():
     names = ["dog", "dog", "cat", "dog", "bird"]
     found = [mention(str(place), scene, name=name, attribution=np.ones((2, 9))) for place, (name, scene) in enumerate(zip(names, (0, 0, 0, 1, 2), strict=True))]

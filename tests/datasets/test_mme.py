@@ -78,6 +78,8 @@ def test_every_fault_is_told_at_once_with_its_line(tmp_path):
     ):  # fmt: skip
         assert part in text
     assert "good" not in text and "10 faults" in text
+    write(tmp_path / "named", "all/1")
+    assert "'all': no task may be called so" in fault(tmp_path / "named")
 
 
 def test_nothing_outside_the_folder_is_read(tmp_path):

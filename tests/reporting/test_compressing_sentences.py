@@ -38,6 +38,10 @@ def test_a_loss_is_told_from_none() -> None:
     assert "it is 95%" in same and ": no less." in same
 
 
+def test_in_the_place_of_the_first_question_nothing_of_it_stays() -> None:
+    assert compressed(*tables(fresh_full=1.0)).startswith("With what stands before the picture and all image tokens the model answers 100%")
+
+
 def test_a_model_that_answers_badly_says_little() -> None:
     found = tables(turn_full=0.6, turn_both_attention_2=0.6, new_full=1.0)
     assert "too few for what is lost" in compressed(*found)
@@ -64,6 +68,14 @@ def test_kinds_of_questions() -> None:
     assert "count loses most (25%" in categories(table) and "present least (100%" in categories(table)
     same = summary(answers({("turn", "full", None, None): right, ("turn", "both", "attention", 2.0): right}))
     assert "no kind of question is answered worse" in categories(same)
+    few = {name: rights[28:32] for name, rights in (("full", right), ("both", part))}
+    table = summary(answers({("turn", "full", None, None): few["full"], ("turn", "both", "attention", 2.0): few["both"]}))
+    assert "which kind of question loses most cannot be told" in categories(table)  # 2 of 4 against 4 of 4
+    # One kind is answered worse from the first, and loses no more than the other.
+    whole, rest = right.copy(), right.copy()
+    whole[:20, 1], rest[:21, 1] = False, False
+    table = summary(answers({("turn", "full", None, None): whole, ("turn", "both", "attention", 2.0): rest}))
+    assert "which kind of question loses most cannot be told" in categories(table)
     assert "cannot be told" in categories(tables(turn_full=1.0)[0])
 
 
@@ -76,5 +88,7 @@ def test_costs_and_blanks() -> None:
     rows[1] = (*rows[1][:6], 0.04, 0.03, 0.06, 2)
     assert "a difference in time cannot be told" in saved(found, pl.DataFrame(rows, schema=schema, orient="row"))
     nothing, none = summary(answers({})), differences(answers({}))
-    assert saved(found, pl.DataFrame(schema=schema)).endswith("keys and values.") and "cannot be told" in saved(nothing, pl.DataFrame(schema=schema))
+    assert saved(found, pl.DataFrame(schema=schema)).endswith("keys and values of the whole prompt.") and "cannot be told" in saved(
+        nothing, pl.DataFrame(schema=schema)
+    )
     assert all("cannot be told" in text for text in (compressed(nothing, none), asked(nothing), chosen(nothing, none), categories(nothing)))

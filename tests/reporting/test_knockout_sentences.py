@@ -1,5 +1,6 @@
 """The sentences about knockouts say what the numbers say, and that it cannot be told where it cannot."""
 
+import polars as pl
 import pytest
 
 from headflow.analysis.knockout_examples import KnockedOutText, KnockoutExample, marked
@@ -29,7 +30,7 @@ def test_a_model_that_reads_the_picture_anew():
     assert "cannot be told: they do no better than chance" in text and "Closing img→gen costs more than closing img→query" in text
     rise = sentences.steepest_rise(made[0], layers=LAYERS)
     assert "For img→gen the F1 rises most steeply as layer 2 opens" in rise and "100% of bootstrap draws" in rise and "of the way up" in rise
-    assert rise.endswith("For img→query no depth can be told: closing all layers costs too little.")
+    assert rise.endswith("For img→query no depth can be told: that closing all layers costs anything cannot be told.")
     assert "For img→query no band can be told from another" in sentences.bands(made[0])
     assert "stock model itself" in sentences.without_the_picture(*made, against="truth") and sentences.pictures_used(made[0]) == "30 pictures"
 
@@ -54,9 +55,27 @@ def test_what_cannot_be_told():
     assert "cannot be told" in sentences.bands(unsure[0]) and "As far" not in sentences.bands(unsure[0])
 
 
+def test_what_a_way_carries_is_said_only_where_more_than_chance_comes_by_it():
+    """Three pictures of which nothing is left are too few to tell a loss; what comes to nothing has carried nothing."""
+    nothing = dict.fromkeys(REREADS, 0.0)
+    text = sentences.without_the_picture(*tables(3, nothing))
+    assert "That generated tokens see the picture makes no difference that can be told." in text and "pass on" not in text and "anew" not in text
+    assert "costs too little" not in sentences.steepest_rise(tables(3, nothing)[0])
+    assert "the prompt's text can pass on what they need" in sentences.without_the_picture(*tables(20, {**nothing, "img→gen": 1.0}))
+
+
+def test_a_closing_that_helps_is_not_called_without_effect():
+    summary, levels, differences = tables(20, REREADS)
+    columns = [pl.lit(value).alias(name) for name, value in (("fall", -0.2), ("fall_p_holm", 0.001))]
+    text = sentences.without_the_picture(summary.with_columns(*columns, rise=pl.lit(None, pl.Float64)), levels, differences)
+    assert "no difference" not in text and "as a reader the F1 is higher than with it." in text and "the F1 is higher than where they can" in text
+
+
 def test_the_variant_is_named():
     text = sentences.without_the_picture(*tables(20, REREADS, last=("query", "generated")))
     assert "closed to the generated tokens, the first of them included" in text and "closed to the prompt's text but for its last token" in text
+    few = tables(2, REREADS, last=("query", "generated"))[0]
+    assert "For img→gen, “img→gen, first token too”, img→query, “img→query, first token spared” and img→both no depth" in sentences.steepest_rise(few)
     assert sentences.route_name("img→gen", "generated") == "img→gen, first token too" and "can do without an edge" in sentences.CAVEAT
 
 

@@ -1,5 +1,6 @@
 """compress_context behind the real stages that come before it, on the embedded model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -8,12 +9,15 @@ import pytest
 from headflow.datasets.mme import read_mme
 from headflow.errors import HeadflowError
 from headflow.execution import compressed
+from headflow.execution.store import ResultStore
 from headflow.files import read_json
 from headflow.models.compression.conversation import Conversation
 from headflow.params import Params
 from headflow.tables.compressing import COMPRESSED_ANSWERS, COMPRESSED_DIFFERENCES, COMPRESSED_SUMMARY, COMPRESSED_TIMES
 from headflow.tables.descriptions import DESCRIPTIONS
 from stages import compress_context, describe_images, extract_features, prepare_examples, prepare_model
+from stages.compress_context import Asked
+from stages.pictures import Pictures
 from tests.closure import ROOT
 from tests.datasets.test_mme import write
 
@@ -26,6 +30,7 @@ def settings(**compressing: object) -> Params:
         "examples": {"count": PICTURES, "references": 2},
         "models": {"tiny": {"device_map": "cpu"}},
         "features": {"baseline": "blank"},
+        "describing": {"max_new_tokens": 24},
         "compressing": {"percents": [10.0], "choose_by": ["attention", "random"], "max_new_tokens": 2, "timed": 1, **compressing},
     }
     return Params.model_validate(content)
@@ -102,6 +107,24 @@ def test_questions_of_a_folder(here, tmp_path) -> None:
     assert sorted(answers["id"].unique()) == sorted(drawn) and set(answers["category"]) == {"task0", "task1"} and not set(drawn) & set(said["id"])
     assert read_json(METRICS)["questions_of_unknown_words"] == 2  # the embedded model knows no zebra
     assert read_json(METRICS)["told_by"] == "fresh" and set(answers["question"]) == {ask.format("star")}
+
+
+def test_draws_go_by_the_pictures_name_and_silent_pictures_are_not_timed(here, tmp_path) -> None:
+    params = settings(strategies=["full"], asking=["fresh"], pictures=2)
+    params = params.model_copy(update={"describing": params.describing.model_copy(update={"temperature": 50.0, "max_new_tokens": 4})})
+    picture, said = next(iter(Pictures(params, "tiny"))), {}
+    for turns in ("ab", "ba"):
+        with ResultStore(tmp_path / f"{turns}.sqlite") as store:
+            said[turns] = {id: compress_context._said(params, store, Asked(replace(picture, id=id), None, [])) for id in turns}
+    assert said["ab"] == said["ba"] and said["ab"]["a"] != said["ab"]["b"]
+    told, file = DESCRIPTIONS.read(Path("data/descriptions/tiny/descriptions.parquet")), Path("data/descriptions/tiny/descriptions.parquet")
+    silent = told.head(1).with_columns(pl.lit([], told.schema[name]).alias(name) for name in ("tokens", "starts", "stops"))
+    DESCRIPTIONS.write(pl.concat([silent, told[1:]]), file)
+    try:
+        compress_context.main(params, "tiny")
+        assert COMPRESSED_TIMES.read(OUT / "times.parquet")["pictures"].to_list() == [1] and read_json(METRICS)["pictures_not_described"] == 1
+    finally:
+        DESCRIPTIONS.write(told, file)
 
 
 def test_mistakes_are_named(here, tmp_path) -> None:

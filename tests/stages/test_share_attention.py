@@ -7,7 +7,9 @@ import polars as pl
 import pytest
 
 from headflow.errors import HeadflowError
+from headflow.execution import looked
 from headflow.files import read_json
+from headflow.models import keeping, origins, places, spoken_attention, unmixed
 from headflow.models.spoken_attention import all_fed, spoken_shares
 from headflow.params import Params
 from headflow.tables.descriptions import DESCRIPTIONS
@@ -106,6 +108,18 @@ def test_finished_pictures_are_not_run_again(folder, monkeypatch):
     with sqlite3.connect(settings().ablation.store) as store:
         store.execute("DELETE FROM results")
     share_attention.main(settings(), "tiny")
+
+
+def test_the_version_covers_the_code_that_places_tokens(tmp_path, monkeypatch):
+    """Boxes are kept in the store, so that other code may not find them there."""
+    before = looked.code_version()
+    for module in (places, origins, unmixed, keeping, spoken_attention):
+        other = tmp_path / "other.py"
+        other.write_text(Path(module.__file__).read_text() + "# changed\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(other))
+            assert looked.code_version() != before
+    assert looked.code_version() == before
 
 
 def test_descriptions_without_a_word(folder, monkeypatch):

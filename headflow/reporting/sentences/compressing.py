@@ -8,6 +8,8 @@ from headflow.reporting.words import counted, listed, percent
 CHOICES = {"attention": "attention", "attribution": "attribution", "random": "chance"}
 _TEXT = {"turn": "the prompt's text", "fresh": "what stands before the picture"}
 """The query tokens, in each way of asking."""
+_WHOLE = {"turn": "the whole prompt", "fresh": "what stands before the picture and all image tokens"}
+"""What is full, in each way of asking."""
 _ASKED = {"turn": "as the user's next turn", "fresh": "in the place of the first question"}
 _BLANK = "What a model answers behind a part of its context cannot be told: no follow-up question was asked."
 
@@ -22,7 +24,7 @@ def compressed(summary: pl.DataFrame, differences: pl.DataFrame, *, confidence: 
     full = None if asking is None else one(summary, asking, "full")
     if full is None:
         return _BLANK
-    start = f"With the whole prompt the model answers {_share(full)} of the follow-up questions rightly ({_count(full)} context tokens)"
+    start = f"With {_WHOLE[asking]} the model answers {_share(full)} of the follow-up questions rightly ({_count(full)} context tokens)"
     if full["accuracy"] < ENOUGH:
         return f"{start}: too few for what is lost with a part of it to mean much. {_others(summary, asking)}".strip()
     chance = one(summary, asking, "none")
@@ -72,7 +74,8 @@ def asked(summary: pl.DataFrame) -> str:
     names = {**_ASKED, NEW: "in a new conversation"}
     parts = listed([f"{percent(row['accuracy'])} when asked {names[row['asking']]}" for row in rows])
     low = [row["asking"] for row in rows if row["asking"] != NEW and row["accuracy"] < ENOUGH]
-    text = f"With all of its context the model answers {parts} ({counted(rows[0]['questions'], 'question')} about {counted(rows[0]['pictures'], 'picture')})."
+    number = f"{counted(rows[0]['questions'], 'question')} about {counted(rows[0]['pictures'], 'picture')}"
+    text = f"With every image token kept the model answers {parts} ({number})."
     if not low:
         return text
     way = told(summary)
@@ -121,10 +124,11 @@ def categories(summary: pl.DataFrame) -> str:
     kept = f"With {_TEXT[asking]} and {_k(fewest['percent'][0])} of the image tokens"
     if most <= 0:
         return f"{kept} no kind of question is answered worse than with all."
-    if worst["high"] is not None and best["low"] is not None and worst["category"] != best["category"] and most - least > 0:
+    # Losses whose intervals overlap, those of what is left of what the whole context gives, cannot be told apart.
+    if most + worst["accuracy"] - worst["high"] > least + best["accuracy"] - best["low"]:
         parts = f"{worst['category']} loses most ({_share(worst)} stay right) and {best['category']} least ({_share(best)})"
         return f"{kept}, of the kinds of questions {parts}."
-    return f"{kept} all kinds of questions lose alike."
+    return f"{kept} which kind of question loses most cannot be told."
 
 
 def saved(summary: pl.DataFrame, times: pl.DataFrame) -> str:
@@ -136,7 +140,7 @@ def saved(summary: pl.DataFrame, times: pl.DataFrame) -> str:
         return "What a part of the context saves cannot be told: it was not tried beside the whole."
     whole, part = full.row(0, named=True), some.row(0, named=True)
     start = f"{_TEXT[asking][0].upper()}{_TEXT[asking][1:]} and {_k(part['percent'])} of the image tokens"
-    text = f"{start} take {percent(part['bytes'] / whole['bytes'])} of the memory of the whole prompt's keys and values"
+    text = f"{start} take {percent(part['bytes'] / whole['bytes'])} of the memory of the keys and values of {_WHOLE[asking]}"
     timed = times.filter(pl.col("asking") == asking)
     pair = [timed.filter(pl.col("strategy") == name, pl.col("percent").eq_missing(k)) for name, k in (("full", None), ("both", part["percent"]))]
     if any(found.is_empty() for found in pair):

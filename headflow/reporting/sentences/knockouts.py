@@ -14,7 +14,8 @@ HOW = (
     "Edges to the picture are closed (they read nothing, and attention renormalises) for the tokens that are generated (img→gen), for the prompt's text "
     "(img→query), or for both, in every layer above L; L = none closes all. The first generated token comes from the prompt's last position, so img→gen leaves "
     "it alone; “first token too” counts that position with the generated tokens. F1 compares the objects of each description with those of the stock model's, "
-    "or with the true ones, picture by picture: mean with its interval over pictures. Chance is the stock description of another picture."
+    "or with the true ones, picture by picture: mean with its interval over pictures (Student's t; without width where all pictures have the same F1, which "
+    "does not make it certain). Chance is the stock description of another picture."
 )
 BANDS_HOW = (
     "As above, with the edges closed in every layer below L, in a single band of layers, or in all layers but a band. Bars are intervals of the mean over "
@@ -68,18 +69,23 @@ def _conclusions(rows: dict[tuple[str, str], dict], differences: pl.DataFrame) -
         return ["With a single picture nothing can be told in general."]
     query, generated = plain.get("img→query"), plain.get("img→gen")
     if query is not None:
-        if not _falls(query):
-            found.append(
-                "That the prompt's text sees the picture makes no difference that can be told: this model can read the picture anew while it speaks."
-                if generated is not None and _falls(generated) else "That the prompt's text sees the picture makes no difference that can be told."
-            )  # fmt: skip
+        if _rises(query):
+            found.append("Without the prompt's text as a reader the F1 is higher than with it.")
+        elif not _falls(query):
+            # What is not told from no loss may be one: that a way carries the picture is said only where more than chance came by it.
+            anew = generated is not None and _falls(generated) and _informed(query)
+            more = ": this model can read the picture anew while it speaks" if anew else ""
+            found.append(f"That the prompt's text sees the picture makes no difference that can be told{more}.")
         elif not _informed(query):
             found.append("Without the prompt's text as a reader nothing of the picture that can be told from chance is left: this model needs it.")
         else:
             found.append(f"Without the prompt's text as a reader {percent(_lost(query))} of the F1 is lost, but more than chance is left.")
     if generated is not None:
-        if not _falls(generated):
-            found.append("That generated tokens see the picture makes no difference that can be told: the prompt's text can pass on what they need.")
+        if _rises(generated):
+            found.append("Where generated tokens cannot see the picture the F1 is higher than where they can.")
+        elif not _falls(generated):
+            more = ": the prompt's text can pass on what they need" if _informed(generated) else ""
+            found.append(f"That generated tokens see the picture makes no difference that can be told{more}.")
         elif _informed(generated):
             found.append("Generated tokens that cannot see the picture still say more of it than chance: the prompt's text passes a part of it on.")
         else:
@@ -108,7 +114,7 @@ def steepest_rise(summary: pl.DataFrame, *, against: str = "stock", judge: str |
     told, flat = [row for row in rows if row["rise"] is not None], [row for row in rows if row["rise"] is None]
     text = [_rise(row, layers) for row in told]
     if flat:
-        text.append(f"For {listed([_name(row) for row in flat])} no depth can be told: closing all layers costs too little.")
+        text.append(f"For {_names(flat)} no depth can be told: that closing all layers costs anything cannot be told.")
     return " ".join(text)
 
 
@@ -118,10 +124,10 @@ def bands(summary: pl.DataFrame, *, against: str = "stock", judge: str | None = 
     rows = [row for row in summary.iter_rows(named=True) if row["worst"] is not None and row["best"] is not None]
     if not rows:
         return "Which layers are needed, and which are enough, cannot be told: no description was compared."
-    told, flat = [row for row in rows if _falls(row)], [_name(row) for row in rows if not _falls(row)]
+    told, flat = [row for row in rows if _falls(row)], [row for row in rows if not _falls(row)]
     text = [_bands(row) for row in told]
     if flat:
-        text.append(f"For {listed(flat)} no band can be told from another: closing all layers costs too little.")
+        text.append(f"For {_names(flat)} no band can be told from another: that closing all layers costs anything cannot be told.")
     return " ".join(text)
 
 
@@ -164,6 +170,11 @@ def _name(row: dict) -> str:
     return NAMES[row["route"], row["last_position"]]
 
 
+def _names(rows: list[dict]) -> str:
+    """Several routes in a row; a name with a comma stands in quotes."""
+    return listed([f"“{name}”" if "," in name else name for name in map(_name, rows)])
+
+
 def _closed(route: str, last: str) -> str:
     plain = NAMES[route, last] == route
     return _CLOSED[route] if plain else f"{_CLOSED[route]}{', the first of them included' if route == 'img→gen' else ' but for its last token'}"
@@ -172,6 +183,11 @@ def _closed(route: str, last: str) -> str:
 def _falls(row: dict) -> bool:
     """Whether the analysis could tell its fall from none, and so looked for its depth."""
     return row["rise"] is not None
+
+
+def _rises(row: dict) -> bool:
+    """Whether closing it makes the F1 higher, and that can be told."""
+    return row["fall"] is not None and row["fall"] < 0 and row["fall_p_holm"] is not None and row["fall_p_holm"] < ALPHA
 
 
 def _informed(row: dict) -> bool:
