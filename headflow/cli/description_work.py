@@ -55,7 +55,7 @@ class Described:
         return sampling(self.settings)
 
     def speaker(self, picture: Any) -> Any:
-        from headflow.execution.said import Speaker
+        from headflow.execution.described import Speaker
 
         return Speaker(picture.id, picture.context, nothing)
 
@@ -76,7 +76,7 @@ def _tally(stage: str, store: StoreView, known: bool) -> Tally:
 
 def describe_images(listed: Listed, store: StoreView) -> Work:
     """A record a picture: the tokens of its description."""
-    from headflow.execution.said import describe
+    from headflow.execution.described import describe
 
     described, most = _described(listed), listed.params.describing.max_new_tokens
     tally = _tally("describe_images", store, described.pictures is not None)
