@@ -81,6 +81,7 @@ class Plan:
         variants: what may stay of the context.
         turns: whether the chat template writes a second turn.
         ways: in which follow-ups are asked.
+        timed: numbers of the pictures with which a follow-up is timed: the first ones of which something is said.
     """
 
     def __init__(self, params: Params, key: str) -> None:
@@ -90,6 +91,7 @@ class Plan:
         prompt = self.pictures.prompt(self.pictures.rows.row(self.asked[0].place, named=True)) if self.asked else ""
         self.turns = not self.asked or has_next_turn(self.pictures.processor, prompt)
         self.ways = [asking for asking in settings.asking if self.turns or asking != "turn"]
+        self.timed = [number for number, one in enumerate(self.asked) if one.said is None or one.said][: settings.timed]
 
 
 class Talks:
@@ -126,7 +128,7 @@ class Talks:
                 for found in stored.run(asking, plan.variants, texts)
             ]
             taken: dict[Variant, list[float]] = {}
-            if number < settings.timed:
+            if number in plan.timed:
                 # Time does not depend on what tokens are chosen by.
                 some = [variant for variant in plan.variants if variant.chosen_by in (None, settings.choose_by[0])]
                 rounds = stored.seconds(asking, some, texts[0])

@@ -1,6 +1,5 @@
 """compress_context behind the real stages that come before it, on the embedded model."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +8,7 @@ import pytest
 from headflow.datasets.mme import read_mme
 from headflow.errors import HeadflowError
 from headflow.execution import compressed
+from headflow.execution.described import Speaker, describe
 from headflow.execution.store import ResultStore
 from headflow.files import read_json
 from headflow.models.compression.conversation import Conversation
@@ -16,8 +16,7 @@ from headflow.params import Params
 from headflow.tables.compressing import COMPRESSED_ANSWERS, COMPRESSED_DIFFERENCES, COMPRESSED_SUMMARY, COMPRESSED_TIMES
 from headflow.tables.descriptions import DESCRIPTIONS
 from stages import compress_context, describe_images, extract_features, prepare_examples, prepare_model
-from stages.compress_context import Asked
-from stages.pictures import Pictures
+from stages.pictures import Pictures, sampling
 from tests.closure import ROOT
 from tests.datasets.test_mme import write
 
@@ -115,7 +114,9 @@ def test_draws_go_by_the_pictures_name_and_silent_pictures_are_not_timed(here, t
     picture, said = next(iter(Pictures(params, "tiny"))), {}
     for turns in ("ab", "ba"):
         with ResultStore(tmp_path / f"{turns}.sqlite") as store:
-            said[turns] = {id: compress_context._said(params, store, Asked(replace(picture, id=id), None, [])) for id in turns}
+            speakers = [Speaker(id, picture.context, picture.capture) for id in turns]
+            found = describe(store, speakers, max_new_tokens=4, sampling=sampling(params.describing))
+            said[turns] = {id: one.tokens for id, one in zip(turns, found, strict=True)}
     assert said["ab"] == said["ba"] and said["ab"]["a"] != said["ab"]["b"]
     told, file = DESCRIPTIONS.read(Path("data/descriptions/tiny/descriptions.parquet")), Path("data/descriptions/tiny/descriptions.parquet")
     silent = told.head(1).with_columns(pl.lit([], told.schema[name]).alias(name) for name in ("tokens", "starts", "stops"))
