@@ -12,12 +12,12 @@ from headflow.analysis import knockout_plan, knockouts
 from headflow.analysis.knockout_plan import Closing, closing_gates
 from headflow.decoding import Sampling, automatic_sequences, decode
 from headflow.errors import HeadflowError
-from headflow.execution.described import Saying, Speaker, captured, describe, drawn_by, read, record
+from headflow.execution.described import Saying, Speaker, captured, drawn_by, read, record
 from headflow.execution.executors.jobs import Count, Records
 from headflow.execution.fingerprint import digest
 from headflow.models.capture import Capture
 
-__all__ = ["Saying", "Speaker", "describe", "say"]
+__all__ = ["Saying", "Speaker", "say"]
 
 # On a CPU: sequences of one batch, and the memory that they, and that waiting captures, may take. A few descriptions run on to the last token, and
 # each step costs nearly the same for one sequence as for many: large batches share those steps.

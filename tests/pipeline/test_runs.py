@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -32,10 +31,8 @@ ALONE = {"prepare_examples", "find_planted", "compare_models"}
 def test_it_runs_to_the_end_and_a_second_run_does_nothing(finished: Project) -> None:
     assert (finished.folder / "reports/tiny/index.html").is_file()
     assert finished.changed_stages() == set()
-    start = time.monotonic()
     again = finished.dvc("repro")
     assert "Running stage" not in again.stdout
-    assert time.monotonic() - start < 30  # a bound against running it all again, not a measurement
 
 
 def test_checks_and_counts_are_metrics(finished: Project) -> None:

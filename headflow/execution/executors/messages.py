@@ -38,7 +38,9 @@ def pack(message: dict[str, Any]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    """The message that :func:`pack` made bytes of; its arrays may not be written.
+    """The message that :func:`pack` made bytes of.
+
+    Its arrays are copies whose numbers are aligned in memory: over others numpy may sum in another order.
 
     Raises:
         HeadflowError: these are no such bytes.
@@ -50,7 +52,7 @@ def unpack(data: bytes) -> dict[str, Any]:
             dtype = np.dtype(str(kind))
             if dtype.kind not in _PLAIN:
                 raise ValueError(kind)
-            message[name] = np.frombuffer(data, dtype, int(np.prod(shape, dtype=int)), stop + at).reshape(shape)
+            message[name] = np.frombuffer(data, dtype, int(np.prod(shape, dtype=int)), stop + at).reshape(shape).copy()
         return message
     except (ValueError, TypeError, AttributeError, UnicodeDecodeError, RecursionError) as error:
         raise HeadflowError(f"a message between driver and worker is damaged ({error})") from error
