@@ -145,24 +145,24 @@ def costs(summary: pl.DataFrame, times: pl.DataFrame, asking: str) -> alt.HConca
     rows = rows.filter(pl.col("chosen_by").is_null() | (pl.col("chosen_by") == (chosen[0] if len(chosen) else "")))
     order = labels(rows, chosen[0] if len(chosen) else "")
     held = theme.drawable(rows.select("tokens", (pl.col("bytes") / 1024).alias("kib"), label().alias("kept")))
-    panels = [_cost_bars(held, "kib", "keys and values, KiB", order, first=True)]
     measured = times.filter(pl.col("asking") == asking)
+    panels = [_cost_bars(held, "kib", "keys and values, KiB", order, first=True, width=220 if len(measured) else 440)]
     if len(measured):
         milliseconds = (pl.col("seconds", "low", "high") * 1000).name.prefix("ms_")
         taken = theme.drawable(measured.select("tokens", milliseconds, label().alias("kept")))
-        bars = _cost_bars(taken, "ms_seconds", "time of one question, ms", order, first=False)
+        bars = _cost_bars(taken, "ms_seconds", "time of one question, ms", order, first=False, width=220)
         ends = alt.Chart(taken).mark_rule(color=theme.INK).encode(y=alt.Y("kept:N", sort=order), x="ms_low:Q", x2="ms_high:Q")
         panels.append(alt.layer(bars, ends))
     return alt.hconcat(*panels, spacing=18)
 
 
-def _cost_bars(rows: pl.DataFrame, column: str, title: str, order: list[str], *, first: bool) -> alt.Chart:
+def _cost_bars(rows: pl.DataFrame, column: str, title: str, order: list[str], *, first: bool, width: int) -> alt.Chart:
     axis = alt.Axis(labels=first, ticks=False, domain=False, title="what stays of the context" if first else None, labelLimit=240)
     x = alt.X(f"{column}:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
     tokens = alt.Tooltip("tokens:Q", title="context tokens", format=".1f")
     tooltip = [alt.Tooltip("kept:N", title="what stays"), tokens, alt.Tooltip(f"{column}:Q", title=title)]
     bars = alt.Chart(rows).mark_bar(color=theme.ACCENT, height=12).encode(y=alt.Y("kept:N", sort=order, axis=axis), x=x, tooltip=tooltip)
-    return bars.properties(width=220, height=22 * len(order))
+    return bars.properties(width=width, height=22 * len(order))
 
 
 def label() -> pl.Expr:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 from markupsafe import Markup
 
-from headflow.analysis.compression import to_compare
+from headflow.analysis.compression import to_compare, told
 from headflow.analysis.published import MODELS, PICTURES, PUBLISHED, Published
 from headflow.reporting.described import Described
 from headflow.reporting.html import table
@@ -16,9 +16,12 @@ _SIGNS = {"=": "", "<": "under ", ">": "over "}
 
 def sentence(described: Described) -> str:
     """What may be compared, and what may not."""
+    fresh = told(described.compressed_summary) == "fresh"
+    asked = " Follow-up questions were asked here in the place of the first one, not as a next turn." if fresh else ""
     return (
         f"The paper's models ({listed(MODELS)}) described {PICTURES} photographs of COCO and answered MME's questions; this one, {described.run.key}, was "
-        "given the pictures and questions of this run. The numbers stand side by side so that kinds of models can be compared; none of them has to be met."
+        f"given the pictures and questions of this run. The numbers stand side by side so that kinds of models can be compared; none of "
+        f"them has to be met.{asked}"
     )
 
 
