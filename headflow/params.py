@@ -471,7 +471,7 @@ class SharingParams(Group):
 class EndpointParams(Group):
     """An endpoint that speaks OpenAI's protocol, as judge. The key itself never stands here: it comes from an environment variable."""
 
-    base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://", description="address of the endpoint")
+    base_url: str | None = Field(None, pattern=r"^https?://", description="address of the endpoint; null = OpenAI's own")
     model: str | None = Field(None, min_length=1, description="model that judges, by the endpoint's name for it")
     key_variable: str | None = Field("OPENAI_API_KEY", description="NAME of the environment variable that holds the key; null = the endpoint needs none")
     temperature: float | None = Field(0.0, ge=0.0, le=2.0, description="0 = the likeliest answer; null = not sent, for models that refuse it")

@@ -15,6 +15,9 @@ from headflow.judging.prompt import SCHEMA, Unusable
 from headflow.params import EndpointParams
 
 # Ways to ask for JSON, the strictest first; an endpoint that refuses one gets the next.
+OPENAI = "https://api.openai.com/v1"
+"""The endpoint where the params name none."""
+
 _FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("json_schema", {"response_format": {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}}),
     ("json_object", {"response_format": {"type": "json_object"}}),
@@ -40,10 +43,11 @@ class EndpointJudge(AskingJudge):
         self._openai, self._settings, self._format = openai, settings, 0
         self._hide = lambda text: text.replace(key, "…") if key else text
         # Time-outs, lost connections, 408, 409, 429 and 5xx are tried again by the client, with growing pauses, or those that the endpoint asks for.
-        self._client = openai.OpenAI(api_key=key or "none", base_url=settings.base_url, timeout=settings.timeout_s, max_retries=settings.retries)
+        self._url = settings.base_url or OPENAI  # said, so that no environment variable leads elsewhere
+        self._client = openai.OpenAI(api_key=key or "none", base_url=self._url, timeout=settings.timeout_s, max_retries=settings.retries)
         sampling = {"temperature": settings.temperature, "seed": settings.seed, "max_tokens": settings.max_tokens}
         self._sampling = {name: value for name, value in sampling.items() if value is not None}
-        about = {"base_url": settings.base_url, "model": settings.model, "sampling": json.dumps(self._sampling, sort_keys=True)}
+        about = {"base_url": self._url, "model": settings.model, "sampling": json.dumps(self._sampling, sort_keys=True)}
         super().__init__("llm", about, cache, retries=settings.retries, concurrency=settings.concurrency, group="judging.llm")
 
     def ask(self, conversation: list[dict[str, str]]) -> str:
@@ -69,7 +73,7 @@ class EndpointJudge(AskingJudge):
 
     @property
     def _where(self) -> str:
-        return f"model {self._settings.model!r} at {self._settings.base_url}"
+        return f"model {self._settings.model!r} at {self._url}"
 
     def _send(self, conversation: list[dict[str, str]], format: dict[str, Any]) -> Any:
         """One request, tried again by the client where that can help.
