@@ -14,10 +14,10 @@ from headflow.judging.asking import AskingJudge
 from headflow.judging.prompt import SCHEMA, Unusable
 from headflow.params import EndpointParams
 
-# Ways to ask for JSON, the strictest first; an endpoint that refuses one gets the next.
 OPENAI = "https://api.openai.com/v1"
 """The endpoint where the params name none."""
 
+# Ways to ask for JSON, the strictest first; an endpoint that refuses one gets the next.
 _FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("json_schema", {"response_format": {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": SCHEMA}}}),
     ("json_object", {"response_format": {"type": "json_object"}}),
