@@ -33,6 +33,19 @@ class Group(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    def _each_once(self, *names: str) -> None:
+        """Refuse lists that name something twice."""
+        for name in names:
+            values = getattr(self, name)
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise ValueError(f"{name}: {twice[0]} is listed twice")
+
+    def _in_pairs(self, *names: str) -> None:
+        """Refuse odd numbers of what comes in pairs."""
+        for name in names:
+            if getattr(self, name) % 2:
+                raise ValueError(f"{name} = {getattr(self, name)}: they come in pairs; take an even number")
+
 
 class ColumnParams(Group):
     """Which column says what. A name other than the one given here must exist; id, category, style, mask and split may be absent."""
@@ -105,8 +118,7 @@ class ExamplesParams(Group):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ExamplesParams":
-        if len(set(self.questions)) < len(self.questions):
-            raise ValueError("a question kind is listed twice")
+        self._each_once("questions")
         if self.source == "huggingface" and self.huggingface.id is None:
             raise ValueError("source is huggingface, but huggingface.id names no data set")
         return self
@@ -177,8 +189,7 @@ class MasksParams(Group):
 
     @model_validator(mode="after")
     def _consistent(self) -> "MasksParams":
-        if self.corners % 2:
-            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+        self._in_pairs("corners")
         if self.estimand == "shapley" and self.design not in ("auto", "kernel"):
             raise ValueError(f"design = {self.design!r}: Shapley values need the design 'kernel' (or 'auto')")
         if self.precision is not None and self.design == "single":
@@ -264,9 +275,8 @@ class FaithfulnessParams(Group):
     seed: Seed = Field(0, description="seed of the random order")
 
     @model_validator(mode="after")
-    def _each_ranking_once(self) -> "FaithfulnessParams":
-        if len(set(self.rankings)) < len(self.rankings):
-            raise ValueError("a ranking is listed twice")
+    def _consistent(self) -> "FaithfulnessParams":
+        self._each_once("rankings")
         return self
 
 
@@ -284,10 +294,8 @@ class BaselinesParams(Group):
 
     @model_validator(mode="after")
     def _consistent(self) -> "BaselinesParams":
-        if len(set(self.kinds)) < len(self.kinds):
-            raise ValueError("a baseline is listed twice")
-        if self.masks % 2 or self.corners % 2:
-            raise ValueError(f"masks = {self.masks}, corners = {self.corners}: both come in pairs; take even numbers")
+        self._each_once("kinds")
+        self._in_pairs("masks", "corners")
         return self
 
 
@@ -304,9 +312,8 @@ class TextTokensParams(Group):
     seed: Seed = Field(0, description="seed of the masks")
 
     @model_validator(mode="after")
-    def _even_corners(self) -> "TextTokensParams":
-        if self.corners % 2:
-            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+    def _consistent(self) -> "TextTokensParams":
+        self._in_pairs("corners")
         return self
 
 
@@ -343,9 +350,8 @@ class ImageTokensParams(Group):
     seed: Seed = Field(0, description="seed of the masks")
 
     @model_validator(mode="after")
-    def _even_corners(self) -> "ImageTokensParams":
-        if self.corners % 2:
-            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+    def _consistent(self) -> "ImageTokensParams":
+        self._in_pairs("corners")
         return self
 
 
@@ -371,12 +377,10 @@ class KeepingParams(Group):
     seed: Seed = Field(0, description="seed of the random choice and of bootstrap draws")
 
     @model_validator(mode="after")
-    def _in_order(self) -> "KeepingParams":
+    def _consistent(self) -> "KeepingParams":
         if self.percents != sorted(set(self.percents)) or self.percents[-1] != 100.0:
             raise ValueError(f"percents = {self.percents}: must rise, each once, and end with 100")
-        for name in ("ways", "selections"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}: one is listed twice")
+        self._each_once("ways", "selections")
         return self
 
 
@@ -394,10 +398,8 @@ class ReadingParams(Group):
     seed: Seed = Field(0, description="seed of corners and bootstrap draws")
 
     @model_validator(mode="after")
-    def _whole_pairs(self) -> "ReadingParams":
-        for name in ("token_corners", "head_corners"):
-            if getattr(self, name) % 2:
-                raise ValueError(f"{name} = {getattr(self, name)}: they come in pairs; take an even number")
+    def _consistent(self) -> "ReadingParams":
+        self._in_pairs("token_corners", "head_corners")
         return self
 
 
@@ -427,9 +429,8 @@ class LocalisingParams(Group):
     seed: Seed = Field(0, description="seed of the sets of image tokens")
 
     @model_validator(mode="after")
-    def _in_pairs(self) -> "LocalisingParams":
-        if self.corners % 2:
-            raise ValueError(f"corners = {self.corners}: they come in pairs; take an even number")
+    def _consistent(self) -> "LocalisingParams":
+        self._in_pairs("corners")
         return self
 
 
@@ -453,10 +454,8 @@ class KnockoutParams(Group):
     seed: Seed = Field(0, description="seed of bootstrap draws and permutations")
 
     @model_validator(mode="after")
-    def _each_once(self) -> "KnockoutParams":
-        for name in ("routes", "last_position"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}: one is listed twice")
+    def _consistent(self) -> "KnockoutParams":
+        self._each_once("routes", "last_position")
         return self
 
 
@@ -583,12 +582,10 @@ class CompressingParams(Group):
     seed: Seed = Field(0, description="seed of questions and of the choice by chance")
 
     @model_validator(mode="after")
-    def _in_order(self) -> "CompressingParams":
+    def _consistent(self) -> "CompressingParams":
         if self.percents != sorted(set(self.percents)):
             raise ValueError(f"percents = {self.percents}: must rise, each once")
-        for name in ("strategies", "choose_by", "asking"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}: one is listed twice")
+        self._each_once("strategies", "choose_by", "asking")
         if "full" not in self.strategies:
             raise ValueError("strategies: full is what the others are compared with; list it")
         if self.keep_description and self.go_on_from == "prompt":

@@ -18,6 +18,7 @@ from headflow.attribution.masks import Design, sample_corners, sample_masks
 from headflow.attribution.regression import Attribution, fit
 from headflow.execution.executors.jobs import Count, Records, Result
 from headflow.execution.fingerprint import digest, unit_key
+from headflow.execution.records import find_or_make
 from headflow.execution.runs import run_example, run_gradients
 from headflow.files import write_json
 from headflow.params import BaselinesParams, Params
@@ -198,12 +199,12 @@ def measure(store: Records, subject: Subject, masks: Masks, batch: BatchSize, do
 
 def answers(store: Records, subject: Subject, ends: Bool[np.ndarray, "2 layers heads"], prepare: Callable) -> Float[np.ndarray, "2 3"]:
     """What the model says with all heads and with none, see :func:`headflow.analysis.answers.said`."""
-    unit = unit_key(digest(subject.context, "said"), ends)
-    known = store.get([unit]).get(unit)
-    if known is None or known.size != 3 * len(ends):
+
+    def make() -> Float[np.ndarray, "2 3"]:
         capture, baseline, target = prepare()
-        known = said(capture, ends, baseline, target.token).ravel()
-        store.put([(unit, known)])
+        return said(capture, ends, baseline, target.token)
+
+    known = find_or_make(store, unit_key(digest(subject.context, "said"), ends), make, 3 * len(ends))
     return known.reshape(len(ends), 3).astype(float)
 
 

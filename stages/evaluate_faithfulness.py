@@ -11,7 +11,8 @@ from headflow.attribution import faithfulness, rankings
 from headflow.attribution.frames import attribution_grid
 from headflow.errors import HeadflowError
 from headflow.execution.executors.jobs import Count, Records, Result
-from headflow.execution.fingerprint import digest
+from headflow.execution.fingerprint import record_key
+from headflow.execution.records import find_or_make
 from headflow.execution.runs import run_example
 from headflow.files import write_csv, write_json
 from headflow.params import FaithfulnessParams, Params
@@ -149,20 +150,24 @@ def measure(
         return run_example(store, subject.context, masks, prepare, batch_size=batch).astype(float)
 
     def differentiate(gates: np.ndarray) -> np.ndarray:
-        unit = bytes.fromhex(digest(subject.context, "gate gradients", str(gates.shape), gates.tobytes()))[:16]
-        found = store.get([unit]).get(unit)
-        if found is None or found.size != gates.size:
+        def make() -> np.ndarray:
             capture, baseline, target = prepare()
             _, gradients = gate_gradients(capture, gates, baseline=baseline, target=target, batch_size=batch)
-            found = gradients.ravel()
-            if np.isfinite(found).all():
-                store.put([(unit, found)])
-        return found.reshape(gates.shape).astype(float)
+            if not np.isfinite(gradients).all():
+                raise HeadflowError("the gradient of a gate is not a finite number; run this model in float32 or bfloat16")
+            return gradients
+
+        return find_or_make(store, gradients_key(subject.context, gates), make, gates.size).reshape(gates.shape).astype(float)
 
     try:
         return rankings.measured_scores(run, differentiate, layers, heads, wanted=wanted, points=points)
     except HeadflowError as error:
         raise HeadflowError(f"example {subject.id}: {error}") from error
+
+
+def gradients_key(context: str, gates: Float[np.ndarray, "gates layers heads"]) -> bytes:
+    """Key of one example's record of gradients at these gates."""
+    return record_key(context, "gate gradients", str(gates.shape), gates.tobytes())
 
 
 def plotted(mean_curves: pl.DataFrame) -> pl.DataFrame:

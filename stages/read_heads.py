@@ -15,7 +15,8 @@ from headflow.attribution.masks import sample_corners
 from headflow.charts.numbers import interval
 from headflow.errors import HeadflowError
 from headflow.execution.executors.jobs import Count, Records, Result
-from headflow.execution.fingerprint import digest
+from headflow.execution.fingerprint import record_key
+from headflow.execution.records import find_or_make
 from headflow.files import write_json
 from headflow.models.capture import Capture
 from headflow.models.loading import prepared_processor
@@ -150,14 +151,16 @@ def look(
 ) -> Seen:  # fmt: skip
     """Maps of one example; the attribution maps, which cost most, are kept in the store."""
     final, text = (averaged(weights, maps) for maps in attention_maps(capture))
-    unit = bytes.fromhex(digest(subject.context, _METHOD, str((settings.token_corners, settings.seed, weights.shape)), weights.tobytes()))[:16]
-    found = store.get([unit]).get(unit)
-    if found is None or found.size != final.size:
+
+    def make() -> Float[np.ndarray, "groups image"]:
         options = {"corners": settings.token_corners, "seed": settings.seed, "batch_size": params.ablation.batch_size}
-        found = averaged(weights, attribution_maps(capture, baseline=baseline, target=target, **options)).ravel().astype(np.float32)
-        if not np.isfinite(found).all():
+        made = averaged(weights, attribution_maps(capture, baseline=baseline, target=target, **options))
+        if not np.isfinite(made).all():
             raise HeadflowError(f"example {subject.id}: the attribution of an image token is not a finite number; run this model in float32 or bfloat16")
-        store.put([(unit, found)])
+        return made
+
+    unit = record_key(subject.context, _METHOD, str((settings.token_corners, settings.seed, weights.shape)), weights.tobytes())
+    found = find_or_make(store, unit, make, final.size)
     boxes, reason = boxes_on_picture(capture)
     return Seen((final, text, found.reshape(final.shape)), boxes, reason or None)
 

@@ -17,8 +17,9 @@ from headflow import seeds
 from headflow.ablation import BatchSize
 from headflow.attribution import masks, shapley
 from headflow.errors import HeadflowError
-from headflow.execution.fingerprint import digest, digest_json
-from headflow.execution.store import ResultStore
+from headflow.execution.executors.jobs import Records
+from headflow.execution.fingerprint import digest_json, record_key
+from headflow.execution.records import find_or_make
 from headflow.models.baselines import Baseline
 from headflow.models.capture import Capture
 from headflow.targets import Target
@@ -60,7 +61,7 @@ def naming_effects(
 
 
 def stored_effects(
-    store: ResultStore, context: str, said: Sequence[int], prepare: Callable[[], tuple[Capture, Baseline]], *, baseline: str, corners: int, seed: int,
+    store: Records, context: str, said: Sequence[int], prepare: Callable[[], tuple[Capture, Baseline]], *, baseline: str, corners: int, seed: int,
     batch_size: BatchSize = "auto",
 ) -> Float[np.ndarray, "layers image"]:  # fmt: skip
     """:func:`naming_effects`, found in the store where it was computed before.
@@ -77,14 +78,14 @@ def stored_effects(
         HeadflowError: an effect is not a finite number, or the store cannot be used.
     """
     code = (Path(file).read_bytes() for file in (__file__, *(module.__file__ for module in (head_maps, masks, seeds, shapley))))
-    unit = bytes.fromhex(digest(context, "localise", *code, digest_json([list(said), baseline, corners, seed])))[:16]
-    found = store.get([unit]).get(unit)
-    if found is None:
+
+    def make() -> Float[np.ndarray, " numbers"]:
         capture, twins = prepare()
         effects = naming_effects(capture, baseline=twins, corners=corners, seed=seed, batch_size=batch_size)
         if not np.isfinite(effects).all():
             raise HeadflowError("the effect of an image token is not a finite number; run this model in float32 or bfloat16, or set localising.corners to 0")
         # The number of layers goes first: a record is a row of numbers.
-        found = np.concatenate([[len(effects)], effects.ravel()]).astype(np.float32)
-        store.put([(unit, found)])
+        return np.concatenate([[len(effects)], effects.ravel()])
+
+    found = find_or_make(store, record_key(context, "localise", *code, digest_json([list(said), baseline, corners, seed])), make)
     return found[1:].reshape(int(found[0]), -1)

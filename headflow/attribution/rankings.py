@@ -4,7 +4,7 @@ A ranking orders the heads by a signed score, target units or shares: a head tha
 Scores that are equal but for rounding are ordered by layer, then head, so that a ranking is the same every time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -50,6 +50,12 @@ def diagonal(layers: int, heads: int, points: int) -> Float[np.ndarray, "points 
     return np.broadcast_to(middles[:, None, None], (points, layers, heads)).copy()
 
 
+def gradient_gates(layers: int, heads: int, wanted: Collection[Ranking], points: int = 8) -> Float[np.ndarray, "gates layers heads"]:
+    """Gates at which :func:`measured_scores` takes gradients: all intact for ``gradient``, then the :func:`diagonal` for ``integrated``."""
+    intact = np.ones((1 if "gradient" in wanted else 0, layers, heads), np.float32)
+    return np.concatenate([intact, diagonal(layers, heads, points if "integrated" in wanted else 0)])
+
+
 def measured_scores(
     run: Run, differentiate: Differentiate, layers: int, heads: int, *, wanted: Sequence[Ranking] = ("ablation", "restoration", "gradient", "integrated"),
     points: int = 8,
@@ -74,10 +80,9 @@ def measured_scores(
     if "restoration" in wanted:
         targets = run(alone(layers, heads))
         scores["restoration"] = (targets[1:] - targets[0]).reshape(shape)
-    gates = [np.ones((1, *shape), np.float32)] if "gradient" in wanted else []
-    gates += [diagonal(layers, heads, points)] if "integrated" in wanted else []
-    if gates:
-        gradients = differentiate(np.concatenate(gates))
+    gates = gradient_gates(layers, heads, wanted, points)
+    if len(gates):
+        gradients = differentiate(gates)
         if "gradient" in wanted:
             scores["gradient"] = gradients[0]
         if "integrated" in wanted:

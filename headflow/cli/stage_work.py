@@ -111,18 +111,19 @@ def _under(subjects: Any, kind: str) -> Any:
 
 def _evaluate_faithfulness(listed: Listed, store: StoreView) -> Work:
     from headflow.attribution import faithfulness, rankings
+    from stages.evaluate_faithfulness import gradients_key
 
     settings, layers, heads = listed.params.faithfulness, listed.layers, listed.heads
     tally = _tally("evaluate_faithfulness", listed, store)
-    points = ("gradient" in settings.rankings) + settings.path_points * ("integrated" in settings.rankings)
+    gates = rankings.gradient_gates(layers, heads, settings.rankings, settings.path_points)
     alone, ks = rankings.alone(layers, heads), faithfulness.counts(layers * heads, settings.points)
     measured: list[dict] = []
     for _, context, _ in listed:
         tally.example()
         if "restoration" in settings.rankings:
             tally.masks(context, alone)
-        if points:
-            tally.record(_gradient_unit(context, layers, heads, settings), points * layers * heads, gradients=points)
+        if len(gates):
+            tally.record(gradients_key(context, gates), gates.size, gradients=len(gates))
     if listed.known and tally.work.found_records == tally.work.records:
         measured = _measured(listed, store, settings)
     orders = _orders(listed, settings, measured) if measured or (listed.known and not tally.work.records) else None
@@ -141,17 +142,6 @@ def _evaluate_faithfulness(listed: Listed, store: StoreView) -> Work:
         tally.bound(1 + many * -(-each // 64), 0, min(each, 64), forwards=2 + many * each)
     tally.work.most = True
     return tally.work
-
-
-def _gradient_unit(context: str, layers: int, heads: int, settings: Any) -> bytes:
-    """The record of the gradients that order heads (stages/evaluate_faithfulness.py)."""
-    from headflow.attribution import rankings
-    from headflow.execution.fingerprint import digest
-
-    gates = [np.ones((1, layers, heads), np.float32)] if "gradient" in settings.rankings else []
-    gates += [rankings.diagonal(layers, heads, settings.path_points)] if "integrated" in settings.rankings else []
-    whole = np.concatenate(gates)
-    return bytes.fromhex(digest(context, "gate gradients", str(whole.shape), whole.tobytes()))[:16]
 
 
 def _measured(listed: Listed, store: StoreView, settings: Any) -> list[dict]:

@@ -3,7 +3,6 @@
 import sqlite3
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,9 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headflow.errors import HeadflowError
-from headflow.execution.store import ResultStore
-
-_ASK_AT_ONCE = 500
+from headflow.execution.store import ResultStore, read_records
 
 
 class StoreView:
@@ -45,17 +42,10 @@ class StoreView:
 
     def get(self, units: Iterable[bytes]) -> dict[bytes, Float[np.ndarray, " numbers"]]:
         """Those records of ``units`` that are there and undamaged."""
-        wanted, found = list(units), {}
         if self._connection is None:
-            return found
-        for start in range(0, len(wanted), _ASK_AT_ONCE):
-            part = wanted[start : start + _ASK_AT_ONCE]
-            with self._explained():
-                rows = self._connection.execute(f"SELECT unit, checksum, targets FROM results WHERE unit IN ({','.join('?' * len(part))})", part)
-                for unit, checksum, targets in rows:
-                    if isinstance(targets, bytes) and zlib.crc32(unit + targets) == checksum and len(targets) % 4 == 0:
-                        found[unit] = np.frombuffer(targets, "<f4")
-        return found
+            return {}
+        with self._explained():
+            return read_records(self._connection, units)[0]
 
     def __len__(self) -> int:
         if self._connection is None:

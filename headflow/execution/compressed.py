@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headflow.execution.executors.jobs import Records
-from headflow.execution.fingerprint import digest, digest_json, engine_version
+from headflow.execution.fingerprint import digest, digest_json, engine_version, record_key
+from headflow.execution.records import find_or_make
 from headflow.models.compression.conversation import Conversation, Outcome
 from headflow.models.compression.turns import Asking
 from headflow.models.compression.variants import Variant
@@ -53,24 +54,18 @@ class StoredConversation:
 
     def anew(self, followup: str) -> list[int]:
         """What the stock model answers to a follow-up in a new conversation about the picture."""
-        unit, talk = self._unit("anew", followup), self.conversation
-        found = self.store.get([unit]).get(unit)
-        if found is None:
-            found = np.array(talk.lvlm.answer_ids([talk.picture], followup, talk.max_new_tokens)[0], np.float32)
-            self.store.put([(unit, found)])
+        talk = self.conversation
+        found = find_or_make(self.store, self._unit("anew", followup), lambda: talk.lvlm.answer_ids([talk.picture], followup, talk.max_new_tokens)[0])
         return found.astype(int).tolist()
 
     def seconds(self, asking: Asking, wanted: Sequence[Variant], followup: str) -> Float[np.ndarray, "variants rounds"]:
         """See :meth:`Conversation.seconds`; measured once."""
         unit = self._unit("seconds", asking, [list(astuple(variant)) for variant in wanted], followup)
-        found = self.store.get([unit]).get(unit)
-        if found is None:
-            found = self.conversation.seconds(asking, wanted, followup).astype(np.float32).ravel()
-            self.store.put([(unit, found)])
+        found = find_or_make(self.store, unit, lambda: self.conversation.seconds(asking, wanted, followup))
         return found.astype(float).reshape(len(wanted), -1)
 
     def _unit(self, *parts: object) -> bytes:
-        return bytes.fromhex(digest(self._context, digest_json(list(parts))))[:16]
+        return record_key(self._context, digest_json(list(parts)))
 
 
 def _packed(outcome: Outcome) -> Float[np.ndarray, " numbers"]:

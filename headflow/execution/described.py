@@ -9,7 +9,7 @@ from jaxtyping import Float
 from headflow.decoding import Sampling, decode
 from headflow.errors import HeadflowError
 from headflow.execution.executors.jobs import Count, Records
-from headflow.execution.fingerprint import digest, digest_json
+from headflow.execution.fingerprint import digest_json, record_key
 from headflow.models.capture import Capture
 
 # Whole numbers below this are exact in the store's float32.
@@ -58,7 +58,7 @@ def describe(
             the store cannot be used.
     """
     drawn = drawn_by(sampling)
-    units = [bytes.fromhex(digest(speaker.context, "description", drawn, speaker.id if drawn else ""))[:16] for speaker in speakers]
+    units = [record_key(speaker.context, "description", drawn, speaker.id if drawn else "") for speaker in speakers]
     known = store.get(units)
     sayings = [read(known.get(unit), max_new_tokens) for unit in units]
     missing = [place for place, saying in enumerate(sayings) if saying is None]

@@ -65,8 +65,13 @@ def digest_files(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
+def record_key(*parts: bytes | str) -> bytes:
+    """Key of one record: 16 bytes of the SHA-256 of all that its numbers depend on."""
+    return bytes.fromhex(digest(*parts))[:16]
+
+
 def unit_key(context: str, masks: Bool[np.ndarray, "block *shape"] | Float[np.ndarray, "block *shape"]) -> bytes:
     """Key of one work unit: everything but the masks, by ``context``, and the masks themselves, by their bits or numbers."""
     shape = ",".join(map(str, masks.shape))
     content = np.packbits(masks) if masks.dtype == bool else masks.astype("<f4")
-    return bytes.fromhex(digest(context, shape, content.tobytes()))[:16]
+    return record_key(context, shape, content.tobytes())

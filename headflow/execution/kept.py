@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from headflow.ablation import BatchSize
-from headflow.execution.fingerprint import digest, digest_json
-from headflow.execution.store import ResultStore
+from headflow.execution.executors.jobs import Records
+from headflow.execution.fingerprint import digest, digest_json, record_key
+from headflow.execution.records import find_or_make
 from headflow.models import keeping, kept_runs
 from headflow.models.answering import _ANSWER_TOKENS, _DESCRIPTION_TOKENS
 from headflow.models.baselines import Baseline
@@ -37,7 +38,7 @@ class StoredExample:
         version: :func:`code_version`.
     """
 
-    def __init__(self, store: ResultStore, context: str, row: dict[str, Any], prepare: Callable[[], tuple[Capture, Baseline, Target]], version: str) -> None:
+    def __init__(self, store: Records, context: str, row: dict[str, Any], prepare: Callable[[], tuple[Capture, Baseline, Target]], version: str) -> None:
         self._store, self._row, self._prepare = store, row, prepare
         self._context = digest(context, "keep image tokens", version, digest_json([row["question_kind"], row["correct"], row["answer_tokens"]]))
 
@@ -66,12 +67,7 @@ class StoredExample:
     def run(self, way: Way, sets: Bool[np.ndarray, "sets image"], batch_size: BatchSize = "auto") -> Float[np.ndarray, "sets 3"]:
         """See :meth:`KeptExample.run`."""
         name = digest(way, str(sets.shape), np.packbits(sets).tobytes())
-        return self._stored(name, lambda: self.example.run(way, sets, batch_size).ravel()).reshape(-1, 3)
+        return self._stored(name, lambda: self.example.run(way, sets, batch_size)).reshape(-1, 3)
 
     def _stored(self, name: str, make: Callable[[], np.ndarray]) -> Float[np.ndarray, " numbers"]:
-        unit = bytes.fromhex(digest(self._context, name))[:16]
-        found = self._store.get([unit]).get(unit)
-        if found is None:
-            found = np.asarray(make(), np.float32)
-            self._store.put([(unit, found)])
-        return found
+        return find_or_make(self._store, record_key(self._context, name), make)

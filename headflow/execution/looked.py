@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from headflow.analysis.sharing import Looked
 from headflow.execution.executors.jobs import Records
-from headflow.execution.fingerprint import digest, digest_json
+from headflow.execution.fingerprint import digest, digest_json, record_key
+from headflow.execution.records import find_or_make
 from headflow.models import keeping, origins, places, spoken_attention, unmixed
 from headflow.models.capture import Capture
 
@@ -50,7 +51,7 @@ class StoredLook:
 
     def boxes(self) -> Float[np.ndarray, "image 4"]:
         """Where each of the picture's keys lies on it, pixels; nan where it shows no part of it."""
-        return self._stored("boxes", lambda: places.boxes_on_picture(self._capture())[0].ravel()).reshape(-1, 4).astype(float)
+        return self._stored("boxes", lambda: places.boxes_on_picture(self._capture())[0]).reshape(-1, 4).astype(float)
 
     def _measured(self) -> Float[np.ndarray, " numbers"]:
         capture = self._capture()
@@ -66,9 +67,4 @@ class StoredLook:
         return self._made
 
     def _stored(self, name: str, make: Callable[[], np.ndarray]) -> Float[np.ndarray, " numbers"]:
-        unit = bytes.fromhex(digest(self._context, name))[:16]
-        found = self._store.get([unit]).get(unit)
-        if found is None:
-            found = np.asarray(make(), np.float32)
-            self._store.put([(unit, found)])
-        return found
+        return find_or_make(self._store, record_key(self._context, name), make)

@@ -14,7 +14,7 @@ from headflow.decoding import Sampling, automatic_sequences, decode
 from headflow.errors import HeadflowError
 from headflow.execution.described import Saying, Speaker, captured, drawn_by, read, record
 from headflow.execution.executors.jobs import Count, Records
-from headflow.execution.fingerprint import digest
+from headflow.execution.fingerprint import digest, record_key
 from headflow.models.capture import Capture
 
 __all__ = ["Saying", "Speaker", "say"]
@@ -66,7 +66,7 @@ def say(
     waiting: deque[_Job] = deque()
 
     def unit(speaker: Speaker, closed: str) -> bytes:
-        return bytes.fromhex(digest(speaker.context, "said under knockout", version, closed, drawn, speaker.id if drawn else ""))[:16]
+        return record_key(speaker.context, "said under knockout", version, closed, drawn, speaker.id if drawn else "")
 
     def run(jobs: list[tuple[_Job, list[int]]]) -> None:
         captures = [job.capture for job, _ in jobs]

@@ -5,7 +5,6 @@ same with ten records or ten million.
 """
 
 import sqlite3
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from headflow.databases import open_shared, rows_of
 from headflow.errors import HeadflowError
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS results (unit BLOB PRIMARY KEY, checksum INTEGER NOT NULL, targets BLOB NOT NULL) WITHOUT ROWID"
-_ASK_AT_ONCE = 500
-_WAIT_FOR_LOCK_S = 60.0
 
 
 class ResultStore:
@@ -31,30 +29,14 @@ class ResultStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=_WAIT_FOR_LOCK_S, isolation_level=None)
-            # Write-ahead log: readers never wait for a writer, and a killed writer leaves the last commit intact.
-            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _SCHEMA):
-                self._when_unlocked(statement)
+            self._connection = open_shared(path, _SCHEMA)
 
     def get(self, units: Iterable[bytes]) -> dict[bytes, Float[np.ndarray, " masks"]]:
         """Records of those ``units`` that are finished; a damaged one counts as missing and is dropped."""
-        wanted = list(units)
-        found: dict[bytes, np.ndarray] = {}
-        damaged = []
-        for start in range(0, len(wanted), _ASK_AT_ONCE):
-            part = wanted[start : start + _ASK_AT_ONCE]
-            with self._explained():
-                rows = self._connection.execute(f"SELECT unit, checksum, targets FROM results WHERE unit IN ({','.join('?' * len(part))})", part)
-                for unit, checksum, targets in rows:
-                    # SQLite keeps whatever stands in a cell, of whatever kind.
-                    if isinstance(targets, bytes) and len(targets) % 4 == 0 and zlib.crc32(unit + targets) == checksum:
-                        found[unit] = np.frombuffer(targets, "<f4")
-                    else:
-                        damaged.append((unit,))
-        if damaged:
-            with self._explained():
-                self._connection.executemany("DELETE FROM results WHERE unit = ?", damaged)
+        with self._explained():
+            found, damaged = read_records(self._connection, units)
+            if damaged:
+                self._connection.executemany("DELETE FROM results WHERE unit = ?", [(unit,) for unit in damaged])
         return found
 
     def put(self, records: Iterable[tuple[bytes, Float[np.ndarray, " masks"]]]) -> None:
@@ -83,18 +65,6 @@ class ResultStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _when_unlocked(self, statement: str) -> None:
-        """Execute; wait while another process sets the same file up, for which SQLite's own time-out does not always hold."""
-        deadline = time.monotonic() + _WAIT_FOR_LOCK_S
-        while True:
-            try:
-                self._connection.execute(statement)
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -110,3 +80,20 @@ class ResultStore:
             else:
                 advice = "move the file away and run again to start a new store"
             raise HeadflowError(f"{self.path}: the result store cannot be used ({reason}); {advice}") from error
+
+
+def read_records(connection: sqlite3.Connection, units: Iterable[bytes]) -> tuple[dict[bytes, Float[np.ndarray, " masks"]], list[bytes]]:
+    """Those of ``units`` that a store's file holds, and those of them whose record is damaged.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    found: dict[bytes, np.ndarray] = {}
+    damaged = []
+    for unit, checksum, targets in rows_of(connection, "results", "unit", "unit, checksum, targets", units):
+        # SQLite keeps whatever stands in a cell, of whatever kind.
+        if isinstance(targets, bytes) and len(targets) % 4 == 0 and zlib.crc32(unit + targets) == checksum:
+            found[unit] = np.frombuffer(targets, "<f4")
+        else:
+            damaged.append(unit)
+    return found, damaged

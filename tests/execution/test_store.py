@@ -221,7 +221,7 @@ def test_several_writers_at_once(tmp_path):
 
 
 def test_a_store_locked_for_long_is_explained(tmp_path, monkeypatch):
-    monkeypatch.setattr("headflow.execution.store._WAIT_FOR_LOCK_S", 0.2)
+    monkeypatch.setattr("headflow.databases._WAIT_FOR_LOCK_S", 0.2)
     with ResultStore(tmp_path / "r") as store, ResultStore(tmp_path / "r") as other:
         other._connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(HeadflowError, match="another run is writing to it; wait"):

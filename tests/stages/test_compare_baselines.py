@@ -187,7 +187,7 @@ def test_examples_without_a_partner_are_left_out_of_swap_alone(folder: Path) -> 
 
 
 def test_params_that_cannot_be_are_named() -> None:
-    for group, message in (({"kinds": ["mean", "mean"]}, "a baseline is listed twice"), ({"masks": 15}, "masks = 15, corners = 4: both come in pairs")):
+    for group, message in (({"kinds": ["mean", "mean"]}, "kinds: mean is listed twice"), ({"masks": 15}, "masks = 15: they come in pairs")):
         with pytest.raises(ValueError, match=message):
             params(baselines=group)
 

@@ -259,4 +259,4 @@ def test_tables_of_other_examples_or_damaged_ones_give_one_clear_line(folder: Pa
     assert done.returncode == 1 and "attributions.parquet: not a readable Parquet file" in done.stderr
     set_params(folder, rankings=["random", "random"])
     done = run(folder, "evaluate_faithfulness")
-    assert done.returncode == 1 and "a ranking is listed twice" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and "rankings: random is listed twice" in done.stderr and done.stderr.count("\n") == 1

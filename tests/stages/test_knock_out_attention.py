@@ -145,5 +145,5 @@ def test_what_is_known_is_not_decoded_again(here, monkeypatch):
 
 @pytest.mark.parametrize("twice", [{"routes": ["img→gen", "img→gen"]}, {"last_position": ["query", "query"]}])
 def test_settings_are_checked(twice):
-    with pytest.raises(ValueError, match="one is listed twice"):
+    with pytest.raises(ValueError, match="is listed twice"):
         settings(knockout=twice)

@@ -109,7 +109,7 @@ FAULTS = {
     "size": ({"picture_size": [224]}, r"examples.picture_size = \[224\]: list should have at least 2 items"),
     "column": ({"folder": {"columns": {"anser": "x"}}}, "unknown key examples.folder.columns.anser.*did you mean 'answer'"),
     "share": ({"coco": {"least_share": 2}}, "examples.coco.least_share = 2: input should be less than or equal to 1"),
-    "question": ({"questions": ["object", "object"]}, "examples: a question kind is listed twice"),
+    "question": ({"questions": ["object", "object"]}, "examples: questions: object is listed twice"),
 }
 
 
