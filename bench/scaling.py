@@ -128,8 +128,8 @@ def start_up(tiny: bool) -> dict[str, float]:
 
 def memory(source: str, tiny: bool) -> list[dict[str, float]]:
     """Most memory that a worker takes, each in a process of its own: against masks, examples and image tokens."""
-    base = {"masks": 128 if tiny else 1024, "examples": 1, "patches": 4 if tiny else 8}
-    varied = {"masks": (64, 256) if tiny else (256, 1024, 4096, 16384), "examples": (1, 2) if tiny else (1, 8, 32), "patches": (4, 6) if tiny else (8, 16, 24)}
+    base = {"masks": 64 if tiny else 256, "examples": 1, "patches": 4 if tiny else 8}
+    varied = {"masks": (64, 256) if tiny else (256, 1024, 4096), "examples": (1, 2) if tiny else (1, 4, 16), "patches": (4, 6) if tiny else (8, 16, 24)}
     found = []
     for name, values in varied.items():
         for value in values:
