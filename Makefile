@@ -18,7 +18,7 @@ run: $(VENV)/run.stamp
 setup: $(VENV)/run.stamp
 
 test: $(VENV)/test.stamp
-	@python -m pytest -n 2 --dist loadfile $(PYTEST)
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 bench: $(VENV)/test.stamp
 	@python -m bench

@@ -5,7 +5,12 @@ from pathlib import Path
 DATA = Path("data")
 REPORTS = Path("reports")
 EXAMPLES = DATA / "examples.parquet"
+IMPORTS = DATA / "imports"
 FOUND_PLANTED = DATA / "found_planted.parquet"
+
+
+def imports(stage: str) -> Path:
+    return IMPORTS / f"{stage}.json"
 
 
 def model_dir(model: str) -> Path:

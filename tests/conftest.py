@@ -15,6 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# The files that take minutes, in the order in which workers are to take them: a long one that comes last keeps the others waiting.
+LONG = ("pipeline/test_runs.py", "pipeline/test_other_models.py", "pipeline/test_any_model.py", "execution/test_ray.py", "execution/test_executors.py",
+        "pipeline/test_scale.py", "pipeline/test_reruns.py", "pipeline/test_second_model.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, the others as they come."""
+    place = {str(Path(__file__).parent / name): number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(str(item.path), len(LONG)))
+
+
 KINDS = ("mha", "gqa", "window")
 
 

@@ -76,9 +76,13 @@ class Project:
         change(content)
         path.write_text(yaml.safe_dump(content, sort_keys=False))
 
+    def directly_changed(self) -> set[str]:
+        """Stages that `dvc status` names: their code, params or what they read is not what it was."""
+        return {line.rstrip(":") for line in self.dvc("status").stdout.splitlines() if line.endswith(":") and not line.startswith((" ", "\t"))}
+
     def changed_stages(self) -> set[str]:
         """Stages that `dvc repro` would run now: those that `dvc status` names for their code or params, and all after them."""
-        direct = {line.rstrip(":") for line in self.dvc("status").stdout.splitlines() if line.endswith(":") and not line.startswith((" ", "\t"))}
+        direct = self.directly_changed()
         lines = self.dvc("dag", "--mermaid", "--full").stdout.splitlines()
         names = dict(part.strip().rstrip('"]').split('["') for part in lines if '["' in part)
         edges = [tuple(part.strip().split("-->")) for part in lines if "-->" in part]

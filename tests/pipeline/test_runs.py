@@ -6,14 +6,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
 
 from headflow.files import read_json
 from headflow.tables.ablations import TARGETS
 from headflow.tables.examples import FEATURES
-from tests.closure import ROOT
 from tests.pipeline.conftest import Project
-from tests.pipeline.declare import modules
 
 MODEL_STAGES = (
     "prepare_model", "extract_features", "sample_masks", "run_ablations", "fit_attributions", "evaluate_faithfulness", "compare_baselines", "score_planted",
@@ -21,7 +18,7 @@ MODEL_STAGES = (
     "describe_images", "share_attention", "localise_objects", "knock_out_attention", "judge_descriptions", "score_knockouts", "compress_context",
     "render_report",
 )  # fmt: skip
-ALONE = {"prepare_examples", "find_planted", "compare_models"}
+ALONE = {"list_imports", "prepare_examples", "find_planted", "compare_models"}
 
 
 def test_it_runs_to_the_end_and_a_second_run_does_nothing(finished: Project) -> None:
@@ -65,12 +62,20 @@ def test_a_clustering_param_runs_what_reads_clusters_and_can_be_an_experiment(pr
 def test_an_edit_of_a_module_runs_exactly_the_stages_that_import_it(project: Project, module: str) -> None:
     with open(project.folder / module, "a") as file:
         file.write("\n# edited\n")
-    direct = {line.rstrip(":") for line in project.dvc("status").stdout.splitlines() if line.endswith(":") and not line.startswith((" ", "\t"))}
-    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    importing = {
-        f"{name}@tiny" if name in MODEL_STAGES else name for name, stage in declared.items() if module in modules(name, stage.get("do", stage)["deps"])
-    }
-    assert direct == importing and importing
+    assert project.directly_changed() == {"list_imports"}
+    project.dvc("repro", "list_imports")
+    importing = {name for name in (*MODEL_STAGES, *ALONE) if module in read_json(project.folder / f"data/imports/{name}.json")}
+    assert project.directly_changed() == {f"{name}@tiny" if name in MODEL_STAGES else name for name in importing} and importing
+
+
+@pytest.mark.parametrize("name", ["keep_image_tokens", "score_knockouts"])
+def test_all_modules_that_a_stage_loads_when_it_runs_are_in_its_list(project: Project, name: str) -> None:
+    code = f"import atexit, runpy, sys; sys.argv = ['{name}', 'tiny']; atexit.register(lambda: print(*(m.__file__ for m in list(sys.modules.values()) " \
+           f"if getattr(m, '__file__', None)), sep='\\n')); runpy.run_module('stages.{name}', run_name='__main__', alter_sys=True)"  # fmt: skip
+    loaded = {Path(line) for line in project.run(sys.executable, "-c", code).stdout.splitlines()}
+    inside = {path.relative_to(project.folder).as_posix() for path in loaded if path.is_relative_to(project.folder) and path.read_text().strip()}
+    listed = set(read_json(project.folder / f"data/imports/{name}.json"))
+    assert f"stages/{name}.py" in listed and "headflow/params.py" in inside and inside - {"stages/__init__.py"} <= listed
 
 
 def test_a_bad_param_stops_before_anything_is_touched(project: Project) -> None:
