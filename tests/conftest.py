@@ -2,7 +2,9 @@
 
 import os
 
-# Spinning threads slow each other down where the tests share a machine; read when torch is imported.
+# Read when torch is imported. Every core has a worker of its own: more threads than cores take half as long again, spinning ones even more.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 # A user's own settings are no part of the tests.
