@@ -130,7 +130,7 @@ def largest(attributions: Float[np.ndarray, "layers heads"], top: int) -> set[in
     """The heads of largest |attribution|, at most ``top``; those that do nothing but for rounding are left out."""
     sizes = np.abs(attributions).ravel()
     order = np.argsort(-sizes, kind="stable")[:top]
-    return {int(head) for head in order if sizes[head] > RESOLUTION * sizes.max()}
+    return set(order[sizes[order] > RESOLUTION * sizes.max()].tolist())
 
 
 def overlap(one: Float[np.ndarray, "layers heads"], other: Float[np.ndarray, "layers heads"], top: int) -> float:
