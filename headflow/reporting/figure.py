@@ -18,7 +18,6 @@ CHART = "application/vnd.vegalite.v6+json"
 VERSION = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 """Vega-Lite version of the specs, as vl-convert names it."""
 LARGEST_PNG = 300_000
-_NEARLY_FULL = 252
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 (section 2.2) allows no document to hold."""
 
@@ -77,11 +76,9 @@ def png(spec: dict[str, Any]) -> bytes:
     for scale in (2.0, 1.5, 1.0):
         drawn = vl_convert.vegalite_to_png(spec, vl_version=VERSION, scale=scale, allowed_base_urls=[])
         buffer = io.BytesIO()
-        # A chart has few colours: a palette of 256 looks the same in a third of the bytes. An octree finds one at once, but takes white for grey.
+        # A chart has few colours: a palette of 256 looks the same in a third of the bytes.
         with Image.open(io.BytesIO(drawn)) as image:
-            few = image.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-            few.putpalette([255 if value >= _NEARLY_FULL else value for value in few.getpalette() or []])
-            few.save(buffer, "PNG")
+            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         if buffer.tell() < LARGEST_PNG:
             break
     return buffer.getvalue()
