@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,20 @@ class Sums:
         pause_s: after each block.
         once: folder; the first worker that comes to the middle of unit ``once_at`` leaves a mark there and is killed.
         always: what becomes of unit ``once_at`` whenever it comes up: ``killed``, ``refused`` or ``broken``.
+        met: folder, in which every worker leaves a mark with its Ray node and its process when it gets its first unit.
+        wait_at: units from this one on wait until three nodes have left marks, two minutes at most.
     """
 
-    def __init__(self, pause_s: float = 0.0, once: str = "", once_at: int = 1, always: str = "") -> None:
+    def __init__(self, pause_s: float = 0.0, once: str = "", once_at: int = 1, always: str = "", met: str = "", wait_at: int = 0) -> None:
         self.pause_s, self.once, self.once_at, self.always = pause_s, Path(once) if once else None, once_at, always
+        self.met, self.wait_at = Path(met) if met else None, wait_at
 
     def __call__(self, unit: int, store: Records, count: Count) -> Result:
+        if self.met is not None:
+            (self.met / f"{_node()} {os.getpid()}").touch()
+            deadline = time.monotonic() + 120
+            while unit >= self.wait_at and len(nodes_of(self.met)) < 3 and time.monotonic() < deadline:
+                time.sleep(0.05)
         found = []
         for block in range(BLOCKS):
             key = unit_key(f"sums {unit}", np.full((1, 3), block, np.float32))
@@ -83,6 +92,16 @@ class Sums:
             if mark is not None:
                 mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nodes_of(met: Path) -> set[str]:
+    """The nodes whose workers have left marks in the folder ``met``."""
+    return {mark.name.split()[0] for mark in met.iterdir()}
+
+
+def _node() -> str:
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else "here"
 
 
 def numbers(unit: int, block: int) -> np.ndarray:

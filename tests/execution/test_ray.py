@@ -16,7 +16,7 @@ from headflow.errors import HeadflowError
 from headflow.execution.executors import Job, run_units
 from headflow.execution.store import ResultStore
 from headflow.params import ExecutionParams
-from tests.execution.jobs import BLOCKS, LENGTH, expected, table
+from tests.execution.jobs import BLOCKS, LENGTH, expected, nodes_of, table
 from tests.execution.test_executors import drive, finish, wait_for
 
 UNITS = 6
@@ -61,20 +61,21 @@ def test_masked_runs_are_the_same_byte_for_byte_as_here(settings, checkpoints, t
 
 def test_a_worker_and_then_its_whole_node_are_killed_and_a_new_node_is_put_to_use(cluster, settings, store, tmp_path, capfd):
     """A worker dies of its own work; then the second node goes, the first one carries on alone, and the run grows into a node that joins."""
-    nodes, steps = [node for node in cluster.list_all_nodes() if not node.head], []
+    nodes, steps, met = [node for node in cluster.list_all_nodes() if not node.head], [], tmp_path / "met"
+    met.mkdir()
 
     def disturb(computed: int, found: int) -> None:
         steps.append(computed + found)
-        if sum(steps) >= BLOCKS * LENGTH and nodes:
+        if sum(steps) >= BLOCKS * LENGTH and nodes and len(nodes_of(met)) == 2:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
 
-    results = run(store, settings, units=24, count=disturb, pause_s=0.15, once=str(tmp_path), once_at=3)
+    results = run(store, settings, units=24, count=disturb, pause_s=0.15, once=str(tmp_path), once_at=3, met=str(met), wait_at=18)
     assert table(results).tobytes() == expected(24).tobytes()
     assert (tmp_path / "struck").exists() and not nodes
     said = capfd.readouterr().err
     assert said.count("a worker has died") >= 2
-    assert len({result["pid"] for result in results}) >= 3  # the two that were there first, and those that took their places
+    assert len(nodes_of(met)) == 3  # the two that were there first, and the one that joined
     assert sum(steps) == 24 * BLOCKS * LENGTH == LENGTH * len(store)
 
 
