@@ -77,7 +77,7 @@ def main(params: Params, key: str) -> None:
     AREA_DIFFERENCES.write(differences, folder / "area_differences.parquet")
     write_csv(plotted(mean_curves), paths.plot("faithfulness", key))
     alone = len(rankings.alone(layers, heads)) if "restoration" in settings.rankings else 0
-    points = ("gradient" in settings.rankings) + settings.path_points * ("integrated" in settings.rankings)
+    points = len(rankings.gradient_gates(layers, heads, settings.rankings, settings.path_points))
     write_json(
         paths.metrics("evaluate_faithfulness", key),
         {
@@ -152,12 +152,9 @@ def measure(
     def differentiate(gates: np.ndarray) -> np.ndarray:
         def make() -> np.ndarray:
             capture, baseline, target = prepare()
-            _, gradients = gate_gradients(capture, gates, baseline=baseline, target=target, batch_size=batch)
-            if not np.isfinite(gradients).all():
-                raise HeadflowError("the gradient of a gate is not a finite number; run this model in float32 or bfloat16")
-            return gradients
+            return gate_gradients(capture, gates, baseline=baseline, target=target, batch_size=batch)[1]
 
-        return find_or_make(store, gradients_key(subject.context, gates), make, gates.size).reshape(gates.shape).astype(float)
+        return find_or_make(store, gradients_key(subject.context, gates), make, gates.size, finite=True).reshape(gates.shape).astype(float)
 
     try:
         return rankings.measured_scores(run, differentiate, layers, heads, wanted=wanted, points=points)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from headflow.execution.executors.jobs import Records
 
 
-def find_or_make(store: Records, unit: bytes, make: Callable[[], ArrayLike], size: int | None = None) -> Float[np.ndarray, " numbers"]:
+def find_or_make(store: Records, unit: bytes, make: Callable[[], ArrayLike], size: int | None = None, *, finite: bool = False) -> Float[np.ndarray, " numbers"]:
     """The record of one unit; what the store lacks is made, and kept.
 
     Args:
@@ -17,6 +17,7 @@ def find_or_make(store: Records, unit: bytes, make: Callable[[], ArrayLike], siz
         unit: key of the record.
         make: gives its numbers; called only if the store has no such record.
         size: how many numbers there have to be, where that is known: a record of another length is made anew.
+        finite: numbers some of which are not finite are handed out but not kept.
 
     Raises:
         HeadflowError: the store cannot be used.
@@ -24,5 +25,6 @@ def find_or_make(store: Records, unit: bytes, make: Callable[[], ArrayLike], siz
     found = store.get([unit]).get(unit)
     if found is None or size not in (None, found.size):
         found = np.asarray(make(), np.float32).ravel()
-        store.put([(unit, found)])
+        if not finite or np.isfinite(found).all():
+            store.put([(unit, found)])
     return found

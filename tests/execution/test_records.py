@@ -37,6 +37,14 @@ def test_a_record_of_another_length_is_made_anew(store: ResultStore) -> None:
     assert find_or_make(store, UNIT, never, 1).tolist() == [3.0]
 
 
+def test_numbers_that_are_not_finite_are_handed_out_but_not_kept_where_all_have_to_be(store: ResultStore) -> None:
+    for _ in range(2):
+        np.testing.assert_array_equal(find_or_make(store, UNIT, lambda: [1.0, np.inf], finite=True), np.float32([1, np.inf]))
+    assert len(store) == 0
+    find_or_make(store, UNIT, lambda: [1.0, 2.0], finite=True)
+    np.testing.assert_array_equal(find_or_make(store, UNIT, never, finite=True), [1, 2])
+
+
 def test_what_cannot_be_made_leaves_no_record(store: ResultStore) -> None:
     def fail() -> np.ndarray:
         raise HeadflowError("not a finite number")

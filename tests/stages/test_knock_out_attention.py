@@ -145,5 +145,6 @@ def test_what_is_known_is_not_decoded_again(here, monkeypatch):
 
 @pytest.mark.parametrize("twice", [{"routes": ["img→gen", "img→gen"]}, {"last_position": ["query", "query"]}])
 def test_settings_are_checked(twice):
-    with pytest.raises(ValueError, match="is listed twice"):
+    [(name, [value, _])] = twice.items()
+    with pytest.raises(ValueError, match=f"{name}: {value} is listed twice"):
         settings(knockout=twice)
